@@ -1,0 +1,187 @@
+"""The artefact registry: folders that training writes and the service reads.
+
+    <registry>/models/<name>/<version>/   manifest.json (last)  scorer.onnx  items/*.npy  golden.json  report/
+    <registry>/models/<name>/current      the version in force, switched by atomic rename
+    <registry>/catalogues/<name>/         see catalogue.py
+    <registry>/snapshots/<line>/current   the snapshot of users' life cycles in force, see SnapshotRef
+
+Knows nothing of the store and of ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from service.contract.catalogue import CatalogueRef
+from service.contract.errors import ArtefactError
+from service.contract.files import read_pointer, sha256_of, sync_folder, write_atomically
+from service.contract.manifest import FORMAT_VERSION, FileEntry, Manifest
+
+MANIFEST_FILE = "manifest.json"
+SCORER_FILE = "scorer.onnx"
+GOLDEN_FILE = "golden.json"
+REPORT_FOLDER = "report"
+ITEM_CATALOGUE_IDS_FILE = "items/catalogue_ids.npy"
+ITEM_SHARED_FILE = "items/shared.npy"
+ITEM_BY_DOMAIN_FILE = "items/by_domain.npy"
+ITEM_EMBEDDING_FILE = "items/embedding.npy"
+
+
+class SnapshotRef(BaseModel):
+    """Which snapshot of users' life cycles the store holds under a line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    snapshot_id: str
+    at_ms: int
+    users_count: int
+    catalogue: CatalogueRef
+
+
+def model_folder(registry: Path, name: str) -> Path:
+    """Return the folder of a model's versions."""
+    return registry / "models" / name
+
+
+def catalogue_folder(registry: Path, name: str) -> Path:
+    """Return the folder of a catalogue's states."""
+    return registry / "catalogues" / name
+
+
+def snapshot_folder(registry: Path, line: str) -> Path:
+    """Return the folder of a snapshot line."""
+    return registry / "snapshots" / line
+
+
+def seal_artefact(folder: Path, manifest: Manifest) -> Manifest:
+    """Hash every file in a folder, and write the manifest that makes it an artefact.
+
+    Returns the manifest as written, with its files and version.
+    """
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST_FILE)
+    files = {
+        p.relative_to(folder).as_posix(): FileEntry(sha256=sha256_of(p), size_bytes=p.stat().st_size)
+        for p in paths
+    }
+    sealed = manifest.model_copy(update={"files": files})
+    sealed = sealed.model_copy(update={"version": sealed.content_version()})
+    write_atomically(folder / MANIFEST_FILE, sealed.model_dump_json(indent=2).encode())
+    return sealed
+
+
+def read_artefact(folder: Path) -> Manifest:
+    """Read and verify an artefact: its format, its version, and the hash of every file.
+
+    Raises:
+        ArtefactError: it is missing, torn or altered; the message names the file.
+    """
+    try:
+        body = (folder / MANIFEST_FILE).read_bytes()
+    except OSError as error:
+        raise ArtefactError(
+            f"{folder} has no readable {MANIFEST_FILE}: it is no artefact, or a torn one"
+        ) from error
+    try:
+        manifest = Manifest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise ArtefactError(
+            f"{folder / MANIFEST_FILE}: {where}: {first['msg']} (this service reads format {FORMAT_VERSION})"
+        ) from error
+    if manifest.content_version() != manifest.version:
+        raise ArtefactError(
+            f"{folder / MANIFEST_FILE} was altered: its content is not that of version {manifest.version}"
+        )
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtefactError(f"{folder}: file {name} is missing; export the artefact again")
+        if path.stat().st_size != entry.size_bytes or sha256_of(path) != entry.sha256:
+            raise ArtefactError(
+                f"{folder}: file {name} is not the one that was exported; export the artefact again"
+            )
+    return manifest
+
+
+def current_version(registry: Path, name: str) -> str:
+    """Return the version of a model that is in force.
+
+    Raises:
+        ArtefactError: nothing was published under that name.
+    """
+    pointer = model_folder(registry, name) / "current"
+    try:
+        return read_pointer(pointer)
+    except OSError as error:
+        raise ArtefactError(
+            f"no model {name!r} in the registry {registry}: {pointer} names no version"
+        ) from error
+
+
+def install_artefact(registry: Path, source: Path) -> Manifest:
+    """Copy a verified artefact into the registry without putting it in force. Installing twice is harmless.
+
+    The copy is made beside its place and renamed into it, so a crash leaves no half-written version.
+    """
+    manifest = read_artefact(source)
+    home = model_folder(registry, manifest.name)
+    home.mkdir(parents=True, exist_ok=True)
+    target = home / manifest.version
+    if target.exists():
+        try:
+            read_artefact(target)
+            return manifest
+        except ArtefactError:
+            shutil.rmtree(target)
+    staging = Path(tempfile.mkdtemp(dir=home, prefix=".incoming-"))
+    try:
+        shutil.copytree(source, staging / manifest.version)
+        for path in (staging / manifest.version).rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        (staging / manifest.version).rename(target)
+        sync_folder(home)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return manifest
+
+
+def activate_artefact(registry: Path, name: str, version: str) -> None:
+    """Put an installed version in force.
+
+    Raises:
+        ArtefactError: that version is not there.
+    """
+    folder = model_folder(registry, name)
+    if not (folder / version / MANIFEST_FILE).is_file():
+        raise ArtefactError(f"model {name!r} has no version {version!r} in {registry}")
+    write_atomically(folder / "current", version.encode())
+
+
+def write_snapshot_ref(registry: Path, line: str, ref: SnapshotRef) -> None:
+    """Put a snapshot in force that the store already holds whole."""
+    folder = snapshot_folder(registry, line)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "current", ref.model_dump_json(indent=2).encode())
+
+
+def read_snapshot_ref(registry: Path, line: str) -> SnapshotRef | None:
+    """Return the snapshot in force on a line, None where nothing was ever published.
+
+    Raises:
+        ArtefactError: the reference does not parse.
+    """
+    path = snapshot_folder(registry, line) / "current"
+    try:
+        return SnapshotRef.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise ArtefactError(f"{path} is no snapshot reference; publish again") from error

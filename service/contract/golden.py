@@ -1,0 +1,122 @@
+"""Golden requests: whole requests with their histories and the probabilities that were verified for them.
+
+An artefact carries some; the service replays them before it lets the artefact answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Base64Bytes, BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from service.contract.artefact import GOLDEN_FILE
+from service.contract.catalogue import Catalogue
+from service.contract.errors import ArtefactError
+from service.contract.features import RawValue
+from service.contract.history import build_history, decode_behaviors, decode_snapshot
+from service.contract.manifest import Manifest
+from service.contract.served_inputs import Feeds, ItemTables, RequestEncoder, assemble
+
+PROBABILITY_DIFFERENCE_LIMIT: Final = 1e-4
+
+
+class GoldenCandidate(BaseModel):
+    """One candidate of a golden request."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    item_id: str
+    context: dict[str, RawValue]
+
+
+class GoldenRequest(BaseModel):
+    """One request as the service would have got it, with what the store held. Bytes are the store's own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    domain: str
+    user_id: str
+    at_ms: int
+    user_features: dict[str, RawValue]
+    context: dict[str, RawValue]
+    candidates: tuple[GoldenCandidate, ...]
+    snapshot: Base64Bytes | None
+    recent: Base64Bytes
+    probability: tuple[tuple[float, ...], ...]  # (N, T)
+
+
+_GOLDEN = TypeAdapter(tuple[GoldenRequest, ...])
+
+
+def write_golden(folder: Path, requests: Iterable[GoldenRequest]) -> None:
+    """Write an artefact's golden requests."""
+    (folder / GOLDEN_FILE).write_bytes(_GOLDEN.dump_json(tuple(requests)))
+
+
+def read_golden(folder: Path) -> tuple[GoldenRequest, ...]:
+    """Read an artefact's golden requests.
+
+    Raises:
+        ArtefactError: the file does not parse.
+    """
+    try:
+        return _GOLDEN.validate_json((folder / GOLDEN_FILE).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ArtefactError(f"{folder / GOLDEN_FILE} does not parse; export the artefact again") from error
+
+
+def golden_feeds(
+    request: GoldenRequest,
+    *,
+    manifest: Manifest,
+    catalogue: Catalogue,
+    tables: ItemTables,
+    encoder: RequestEncoder,
+) -> Feeds:
+    """Return the served graph's tensors of a golden request."""
+    history = build_history(
+        decode_snapshot(request.snapshot) if request.snapshot else None,
+        decode_behaviors(request.recent),
+        at_ms=request.at_ms,
+        limits=manifest.history,
+    )
+    return assemble(
+        tables,
+        domain=manifest.domains.index(request.domain),
+        user_ids=encoder.user_ids(
+            request.user_id, request.user_features, request.context, at_ms=request.at_ms
+        ),
+        candidates=np.array(catalogue.ids_of(c.item_id for c in request.candidates), np.uint32),
+        candidate_ids=encoder.candidate_ids([c.context for c in request.candidates]),
+        history=history,
+    )
+
+
+def replay_golden(
+    folder: Path,
+    *,
+    manifest: Manifest,
+    catalogue: Catalogue,
+    tables: ItemTables,
+    run: Callable[[Feeds], npt.NDArray[np.float32]],
+) -> int:
+    """Score every golden request and compare; returns how many there were. `run` gives probabilities (N, T).
+
+    Raises:
+        ArtefactError: a probability is off by more than PROBABILITY_DIFFERENCE_LIMIT.
+    """
+    encoder = RequestEncoder(manifest)
+    requests = read_golden(folder)
+    for number, request in enumerate(requests):
+        feeds = golden_feeds(request, manifest=manifest, catalogue=catalogue, tables=tables, encoder=encoder)
+        off = float(np.abs(run(feeds) - np.array(request.probability, np.float32)).max())
+        if not off <= PROBABILITY_DIFFERENCE_LIMIT:
+            raise ArtefactError(
+                f"{folder}: golden request {number} scores {off:.2e} away from what was verified "
+                f"(limit {PROBABILITY_DIFFERENCE_LIMIT:.0e}); export the artefact again on this runtime"
+            )
+    return len(requests)

@@ -1,0 +1,247 @@
+"""The history of a request: the codec of what the store holds, and the one function that lays it out.
+
+Training and serving both call `build_history`; nothing else decides which behaviors a request sees.
+Knows nothing of stores, of artefacts' rows or of models: ids in here are catalogue ids.
+
+A user's life cycle has two parts. The *snapshot* is made offline at a moment: clusters (TWIN-V2 virtual
+items) of all behaviors strictly before that moment, and the last few of those behaviors as they are, its
+*tail*. The *recent* behaviors are the live ones, at or after that moment. A request at `at_ms` sees
+
+    clusters  = the snapshot's clusters, then every recent behavior before at_ms as a singleton (size 1)
+    recents   = the last `recents_max` behaviors of tail and recent together, before at_ms
+
+A snapshot that is not strictly before the request is not used at all: its clusters know the future.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.contract.errors import BlobError
+
+U8 = npt.NDArray[np.uint8]
+U16 = npt.NDArray[np.uint16]
+U32 = npt.NDArray[np.uint32]
+I64 = npt.NDArray[np.int64]
+F32 = npt.NDArray[np.float32]
+
+UNKNOWN_ITEM: Final = 0
+"""Catalogue id of an item that the catalogue lacks."""
+
+STRENGTH_SCALE: Final = 1024
+STRENGTH_MAX: Final = 65535 / STRENGTH_SCALE
+"""Strength is stored as uint16 / 1024: steps of 0.001, up to 63.999."""
+
+AGE_BUCKETS: Final = 40
+STRENGTH_BUCKETS: Final = 20
+
+_AGE_EDGES_S: Final = np.unique(
+    np.rint(60.0 * np.power(2.0, np.arange(1, AGE_BUCKETS) * 0.5)).astype(np.int64)
+)
+_STRENGTH_EDGES: Final = np.arange(1, STRENGTH_BUCKETS, dtype=np.int64) * STRENGTH_SCALE // 16
+
+BEHAVIOR_DTYPE: Final = np.dtype([("at_ms", "<i8"), ("event", "<u8"), ("item", "<u4"), ("strength", "<u2")])
+"""One behavior in the store, 22 bytes packed: time, 64-bit hash of its event id, catalogue id, strength."""
+
+SNAPSHOT_CODEC_VERSION: Final = 1
+_SNAPSHOT_HEADER: Final = struct.Struct("<B3xIIq")  # version, clusters, tail length, snapshot_at_ms
+
+
+class HistoryLimits(BaseModel):
+    """How much of a life cycle a model sees. Stated by the artefact: training and serving use the same."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    singletons_max: int = Field(
+        default=512, ge=0, description="newest behaviors since the snapshot, each a cluster of one"
+    )
+    recents_max: int = Field(default=50, ge=0, description="newest behaviors given to the short-term module")
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviors:
+    """Behaviors of one user as parallel arrays, (L,)."""
+
+    at_ms: I64
+    item: U32
+    strength: U16  # fixed point, see STRENGTH_SCALE
+
+    def __len__(self) -> int:
+        return len(self.at_ms)
+
+    @staticmethod
+    def empty() -> Behaviors:
+        """Return no behaviors."""
+        return Behaviors(np.zeros(0, np.int64), np.zeros(0, np.uint32), np.zeros(0, np.uint16))
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A user's life cycle strictly before `at_ms`: clusters (C,) and a tail of the newest behaviors (S,).
+
+    Axes:
+        item: (C,) catalogue id of each cluster's medoid.
+        size: (C,) number of behaviors in the cluster, at least 1.
+        mean_age_s: (C,) mean age of its behaviors at `at_ms`, in whole seconds.
+        strength: (C,) mean strength, fixed point.
+    """
+
+    at_ms: int
+    item: U32
+    size: U32
+    mean_age_s: U32
+    strength: U16
+    tail: Behaviors
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a request sees of its user, ids only. Clusters first, then singletons from old to new.
+
+    Axes:
+        item, size, age, strength: (C,) catalogue ids, sizes, age and strength bucket ids.
+        recent_item, recent_age, recent_strength: (S,) the newest behaviors, from old to new.
+    """
+
+    item: U32
+    size: F32
+    age: U8
+    strength: U8
+    recent_item: U32
+    recent_age: U8
+    recent_strength: U8
+
+
+def quantize_strength(strength: npt.ArrayLike) -> U16:
+    """Return strengths as the store keeps them; below 0 and NaN become 0, above the range the range's end."""
+    raw = np.nan_to_num(np.asarray(strength, np.float64), nan=0.0, posinf=STRENGTH_MAX, neginf=0.0)
+    return np.rint(np.clip(raw, 0.0, STRENGTH_MAX) * STRENGTH_SCALE).astype(np.uint16)
+
+
+def age_buckets(age_s: I64) -> U8:
+    """Return bucket ids in [0, AGE_BUCKETS): two buckets an octave, from under 85 s to over two years."""
+    return np.searchsorted(_AGE_EDGES_S, age_s, side="right").astype(np.uint8)
+
+
+def strength_buckets(strength: U16) -> U8:
+    """Return bucket ids in [0, STRENGTH_BUCKETS): sixteenths up to 1, then up to 19/16 and beyond."""
+    return np.searchsorted(_STRENGTH_EDGES, strength, side="right").astype(np.uint8)
+
+
+def build_history(
+    snapshot: Snapshot | None, recent: Behaviors, *, at_ms: int, limits: HistoryLimits
+) -> History:
+    """Lay out the history of one request. The only place where this is decided.
+
+    `recent` may be in any order and may hold behaviors that the snapshot already covers, or that lie at or
+    after the request: both are left out. Behaviors of equal time keep their order in `recent`.
+
+    Shapes:
+        returns: clusters (C + singletons,), recents (at most limits.recents_max,).
+    """
+    if snapshot is not None and snapshot.at_ms >= at_ms:
+        snapshot = None
+    live = recent.at_ms < at_ms
+    if snapshot is not None:
+        live &= recent.at_ms >= snapshot.at_ms
+    chosen = np.flatnonzero(live)
+    chosen = chosen[np.argsort(recent.at_ms[chosen], kind="stable")]
+    live_at, live_item, live_strength = recent.at_ms[chosen], recent.item[chosen], recent.strength[chosen]
+
+    first = max(0, len(chosen) - limits.singletons_max)
+    item, at, strength = live_item[first:], live_at[first:], live_strength[first:]
+    size = np.ones(len(item), np.float32)
+    age_s = (at_ms - at) // 1000
+    if snapshot is not None:
+        item = np.concatenate([snapshot.item, item])
+        size = np.concatenate([snapshot.size.astype(np.float32), size])
+        age_s = np.concatenate(
+            [snapshot.mean_age_s.astype(np.int64) + (at_ms - snapshot.at_ms) // 1000, age_s]
+        )
+        strength = np.concatenate([snapshot.strength, strength])
+        live_at = np.concatenate([snapshot.tail.at_ms, live_at])
+        live_item = np.concatenate([snapshot.tail.item, live_item])
+        live_strength = np.concatenate([snapshot.tail.strength, live_strength])
+    last = max(0, len(live_at) - limits.recents_max)
+    return History(
+        item=item,
+        size=size,
+        age=age_buckets(age_s),
+        strength=strength_buckets(strength),
+        recent_item=live_item[last:],
+        recent_age=age_buckets((at_ms - live_at[last:]) // 1000),
+        recent_strength=strength_buckets(live_strength[last:]),
+    )
+
+
+def encode_snapshot(snapshot: Snapshot) -> bytes:
+    """Return the store's bytes of a snapshot: a header, then each array whole, little-endian."""
+    tail = snapshot.tail
+    return b"".join(
+        (
+            _SNAPSHOT_HEADER.pack(SNAPSHOT_CODEC_VERSION, len(snapshot.item), len(tail), snapshot.at_ms),
+            tail.at_ms.astype("<i8").tobytes(),
+            snapshot.item.astype("<u4").tobytes(),
+            snapshot.size.astype("<u4").tobytes(),
+            snapshot.mean_age_s.astype("<u4").tobytes(),
+            tail.item.astype("<u4").tobytes(),
+            snapshot.strength.astype("<u2").tobytes(),
+            tail.strength.astype("<u2").tobytes(),
+        )
+    )
+
+
+def decode_snapshot(blob: bytes) -> Snapshot:
+    """Return the snapshot in the store's bytes, as views of them.
+
+    Raises:
+        BlobError: the version is unknown or the length does not fit the header.
+    """
+    if len(blob) < _SNAPSHOT_HEADER.size:
+        raise BlobError(f"history blob of {len(blob)} bytes, expected at least {_SNAPSHOT_HEADER.size}")
+    version, clusters, tail, at_ms = _SNAPSHOT_HEADER.unpack_from(blob)
+    if version != SNAPSHOT_CODEC_VERSION:
+        raise BlobError(f"history blob of version {version}, this service reads {SNAPSHOT_CODEC_VERSION}")
+    expected = _SNAPSHOT_HEADER.size + clusters * 14 + tail * 14
+    if len(blob) != expected:
+        raise BlobError(f"history blob of {len(blob)} bytes, its header asks for {expected}")
+    offset = _SNAPSHOT_HEADER.size
+
+    def take(dtype: str, count: int) -> npt.NDArray[np.generic]:
+        nonlocal offset
+        view = np.frombuffer(blob, dtype, count, offset)
+        offset += view.nbytes
+        return view
+
+    tail_at = take("<i8", tail)
+    item, size, age = take("<u4", clusters), take("<u4", clusters), take("<u4", clusters)
+    tail_item = take("<u4", tail)
+    strength, tail_strength = take("<u2", clusters), take("<u2", tail)
+    return Snapshot(at_ms, item, size, age, strength, Behaviors(tail_at, tail_item, tail_strength))  # type: ignore[arg-type]
+
+
+def encode_behavior(*, at_ms: int, event: int, item: int, strength: float) -> bytes:
+    """Return one behavior as the store's recent list holds it. `event` is a 64-bit hash of the event id."""
+    record = np.zeros(1, BEHAVIOR_DTYPE)
+    record[0] = (at_ms, event, item, quantize_strength(strength))
+    return record.tobytes()
+
+
+def decode_behaviors(blob: bytes) -> Behaviors:
+    """Return the behaviors of a recent list, given as one run of packed records.
+
+    Raises:
+        BlobError: the length is not a whole number of records.
+    """
+    if len(blob) % BEHAVIOR_DTYPE.itemsize:
+        raise BlobError(
+            f"recent list of {len(blob)} bytes is no whole number of {BEHAVIOR_DTYPE.itemsize}-byte records"
+        )
+    records = np.frombuffer(blob, BEHAVIOR_DTYPE)
+    return Behaviors(records["at_ms"], records["item"], records["strength"])

@@ -1,0 +1,96 @@
+"""The manifest: what an artefact says of itself. Written last, so an artefact without one is not there.
+
+Knows nothing of reading files; `artefact.py` does that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.contract.catalogue import CatalogueRef
+from service.contract.features import FeatureSpec, Side
+from service.contract.history import HistoryLimits
+
+FORMAT_VERSION: Final = 1
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+"""Names that are folders, header values and metric labels: models, domains, tasks, arms, layers, lines."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskSpec(_Frozen):
+    """One outcome predicted. With `given`, the logit is that of the task among rows where `given` happened,
+    and the probability served is the product of both: never more than that of `given`."""
+
+    name: Name
+    given: Name | None = None
+
+
+class FileEntry(_Frozen):
+    """One file of the artefact."""
+
+    sha256: str
+    size_bytes: int
+
+
+class Parity(_Frozen):
+    """What `verify` measured: the training graph in torch against the served graph in ONNX Runtime."""
+
+    rows_count: int
+    logit_difference_max: float
+    logit_difference_limit: float
+
+
+class TaskMetrics(_Frozen):
+    """Natural-rate test metrics of one domain and task; None where undefined (one class only)."""
+
+    domain: str
+    task: str
+    rows_count: int
+    positives_count: int
+    auc: float | None
+    gauc: float | None
+    log_loss: float | None
+    pcoc: float | None
+    calibration_error: float | None
+
+
+class Manifest(_Frozen):
+    """Everything the service must know to score with an artefact, and everything a person asks of one."""
+
+    format_version: Literal[1] = 1
+    name: Name
+    version: str = Field(default="", description="content hash of all else in here but created_at")
+    created_at: str
+    backbone: str
+    interests: tuple[str, ...]
+    dataset_fingerprint: str
+    catalogue: CatalogueRef
+    snapshot_line: Name
+    domains: tuple[Name, ...]
+    tasks: tuple[TaskSpec, ...]
+    features: tuple[FeatureSpec, ...] = Field(
+        description="in the order of the graph's id tensors, side by side"
+    )
+    item_features: tuple[str, ...]
+    history: HistoryLimits
+    items_count: int = Field(description="rows of the item tables, the cold-start row 0 included")
+    graph_inputs: tuple[str, ...]
+    parity: Parity
+    metrics: tuple[TaskMetrics, ...]
+    files: dict[str, FileEntry]
+
+    def features_of(self, *sides: Side) -> tuple[FeatureSpec, ...]:
+        """Return the features of some sides, in their order in the graph's id tensors."""
+        return tuple(feature for side in sides for feature in self.features if feature.side is side)
+
+    def content_version(self) -> str:
+        """Return the version: the first 12 hexadecimal digits of the SHA-256 of the content."""
+        content = self.model_copy(update={"version": "", "created_at": ""})
+        return hashlib.sha256(content.model_dump_json().encode()).hexdigest()[:12]

@@ -1,0 +1,176 @@
+"""The served graph's tensors: their names, and how a request becomes them.
+
+Both sides call `assemble`: the service for live requests, training to verify and evaluate what it exports.
+Knows nothing of ONNX Runtime, of the store or of HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from service.contract import artefact
+from service.contract.errors import ArtefactError
+from service.contract.features import FeatureEncoder, RawValue, Side, encode_row, time_values
+from service.contract.history import F32, I64, U32, History
+from service.contract.manifest import Manifest
+
+DOMAIN: Final = "domain"  # (1,) index into the manifest's domains
+USER_IDS: Final = "user_ids"  # (1, FU) ids of user features, then of context features
+CANDIDATE_IDS: Final = "candidate_ids"  # (N, FP)
+ITEM_SHARED: Final = "item_shared"  # (N, Ws) what is precomputed per item for all domains
+ITEM_BY_DOMAIN: Final = "item_by_domain"  # (N, Wd) what is precomputed per item for this domain
+CLUSTER_ITEM: Final = "cluster_item"  # (C, D) item embedding of each cluster's medoid
+CLUSTER_SIZE: Final = "cluster_size"  # (C,) 0 marks padding
+CLUSTER_AGE: Final = "cluster_age"  # (C,)
+CLUSTER_STRENGTH: Final = "cluster_strength"  # (C,)
+RECENT_ITEM: Final = "recent_item"  # (S, D)
+RECENT_SIZE: Final = "recent_size"  # (S,) 1, or 0 for padding
+RECENT_AGE: Final = "recent_age"  # (S,)
+RECENT_STRENGTH: Final = "recent_strength"  # (S,)
+
+LOGIT: Final = "logit"  # (N, T) natural-rate logits
+PROBABILITY: Final = "probability"  # (N, T)
+
+Feeds = dict[str, npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemTables:
+    """An artefact's rows per item, memory-mapped. Row 0 is the cold-start row.
+
+    Axes:
+        rows: (ids + 1,) the row of each catalogue id, 0 where the artefact lacks it.
+        shared: (I, Ws); by_domain: (M, I, Wd); embedding: (I, D). Widths may be 0.
+    """
+
+    rows: I64
+    shared: F32
+    by_domain: F32
+    embedding: F32
+
+    def rows_of(self, catalogue_ids: U32) -> I64:
+        """Return the row of each catalogue id. An id newer than the artefact has the cold-start row."""
+        ids = catalogue_ids.astype(np.int64)
+        ids[ids >= len(self.rows)] = 0
+        return self.rows[ids]
+
+
+def read_item_tables(folder: Path) -> ItemTables:
+    """Map an artefact's item tables.
+
+    Raises:
+        ArtefactError: a table is missing or the tables do not fit each other.
+    """
+    try:
+        ids = np.load(folder / artefact.ITEM_CATALOGUE_IDS_FILE, allow_pickle=False)
+        shared, by_domain, embedding = (
+            np.asarray(np.load(folder / name, mmap_mode="r", allow_pickle=False))
+            for name in (
+                artefact.ITEM_SHARED_FILE,
+                artefact.ITEM_BY_DOMAIN_FILE,
+                artefact.ITEM_EMBEDDING_FILE,
+            )
+        )
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{folder}: an item table cannot be read; export the artefact again") from error
+    if not len(ids) == len(shared) == by_domain.shape[1] == len(embedding):
+        raise ArtefactError(
+            f"{folder}: the item tables have different numbers of rows; export the artefact again"
+        )
+    return ItemTables(rows_by_catalogue_id(ids), shared, by_domain, embedding)
+
+
+def rows_by_catalogue_id(catalogue_ids: U32) -> I64:
+    """Return the inverse of `row -> catalogue id`, (largest id + 1,); ids without a row get row 0."""
+    rows = np.zeros(int(catalogue_ids.max(initial=0)) + 1, np.int64)
+    rows[catalogue_ids] = np.arange(len(catalogue_ids))
+    rows[0] = 0
+    return rows
+
+
+class RequestEncoder:
+    """Turns a request's raw feature values into the ids of the graph's id tensors."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._user = [FeatureEncoder(spec) for spec in manifest.features_of(Side.USER, Side.CONTEXT)]
+        self._candidate = [FeatureEncoder(spec) for spec in manifest.features_of(Side.CANDIDATE)]
+
+    def user_ids(
+        self, user_id: str, features: Mapping[str, RawValue], context: Mapping[str, RawValue], *, at_ms: int
+    ) -> list[int]:
+        """Return the ids of user features, then of context features, (FU,).
+
+        A name that is both a stored user feature and in the request's context has the context's value;
+        time features always come from `at_ms`, and `user_id` is the user's own.
+        """
+        return encode_row(self._user, {**features, **context, "user_id": user_id, **time_values(at_ms)})
+
+    def candidate_ids(self, contexts: Sequence[Mapping[str, RawValue]]) -> I64:
+        """Return the ids of candidate features, (N, FP)."""
+        rows = [encode_row(self._candidate, context) for context in contexts]
+        return np.array(rows, np.int64).reshape(len(rows), len(self._candidate))
+
+
+def assemble(
+    tables: ItemTables,
+    *,
+    domain: int,
+    user_ids: Sequence[int],
+    candidates: U32,
+    candidate_ids: I64,
+    history: History,
+) -> Feeds:
+    """Lay one request out as the served graph's tensors. A graph may read fewer of them than are returned.
+
+    Shapes:
+        user_ids: (FU,) user features, then context features.
+        candidates: (N,) catalogue ids; candidate_ids: (N, FP).
+    """
+    rows = tables.rows_of(candidates)
+    return {
+        DOMAIN: np.array([domain], np.int64),
+        USER_IDS: np.array([user_ids], np.int64).reshape(1, len(user_ids)),
+        CANDIDATE_IDS: candidate_ids,
+        ITEM_SHARED: tables.shared[rows],
+        ITEM_BY_DOMAIN: tables.by_domain[domain][rows],
+        **_history_part(tables, history.item, history.size, history.age, history.strength, _CLUSTER_NAMES),
+        **_history_part(
+            tables,
+            history.recent_item,
+            np.ones(len(history.recent_item), np.float32),
+            history.recent_age,
+            history.recent_strength,
+            _RECENT_NAMES,
+        ),
+    }
+
+
+_CLUSTER_NAMES: Final = (CLUSTER_ITEM, CLUSTER_SIZE, CLUSTER_AGE, CLUSTER_STRENGTH)
+_RECENT_NAMES: Final = (RECENT_ITEM, RECENT_SIZE, RECENT_AGE, RECENT_STRENGTH)
+
+
+def _history_part(
+    tables: ItemTables,
+    item: U32,
+    size: F32,
+    age: npt.NDArray[np.uint8],
+    strength: npt.NDArray[np.uint8],
+    names: tuple[str, str, str, str],
+) -> Feeds:
+    """Gather one part of the history; an empty one gets a single row of size 0, which the graph ignores."""
+    if len(item) == 0:
+        item, size = np.zeros(1, np.uint32), np.zeros(1, np.float32)
+        age = strength = np.zeros(1, np.uint8)
+    return dict(
+        zip(
+            names,
+            (tables.embedding[tables.rows_of(item)], size, age.astype(np.int64), strength.astype(np.int64)),
+            strict=True,
+        )
+    )
