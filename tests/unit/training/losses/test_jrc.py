@@ -1,0 +1,189 @@
+"""JRC against its golden vectors, a plain O(B²) reference, and what the method promises."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from training.losses.jrc import JrcLoss, mixed_context_share, ranking_terms, segment_logsumexp
+
+F = torch.tensor([[0.2, -0.3], [1.0, 0.5], [-0.4, 0.1], [0.0, 0.8], [0.3, 0.3]], dtype=torch.float64)
+Y = torch.tensor([0, 1, 0, 1, 0])
+Z = torch.tensor([7, 7, 7, 9, 9])
+NO_OFFSET = torch.zeros(5, dtype=torch.float64)
+
+
+def slow_ranking_terms(logits: Tensor, labels: Tensor, context: Tensor, same_label: bool) -> Tensor:
+    terms = []
+    for i, (y, z) in enumerate(zip(labels.tolist(), context.tolist(), strict=True)):
+        rivals = [
+            j for j in range(len(logits)) if context[j] == z and (same_label or j == i or labels[j] != y)
+        ]
+        terms.append(torch.logsumexp(logits[rivals, y], 0) - logits[i, y])
+    return torch.stack(terms)
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
+    rows = draw(st.integers(1, 25))
+    logit = st.floats(-30, 30, allow_nan=False)
+    logits = draw(st.lists(st.tuples(logit, logit), min_size=rows, max_size=rows))
+    labels = draw(st.lists(st.integers(0, 1), min_size=rows, max_size=rows))
+    context = draw(st.lists(st.sampled_from([-5, 0, 3, 2**62]), min_size=rows, max_size=rows))
+    return torch.tensor(logits, dtype=torch.float64), torch.tensor(labels), torch.tensor(context)
+
+
+def test_golden_ranking_terms() -> None:
+    expected = [1.32822886, 0.75125051, 1.92822886, 0.47407698, 0.55435524]
+    assert ranking_terms(F, Y, Z).tolist() == pytest.approx(expected, abs=1e-8)
+
+
+def test_golden_mean_without_competition_within_a_label() -> None:
+    terms = ranking_terms(F, Y, Z, same_label_competition=False)
+    assert terms.mean().item() == pytest.approx(0.91424016, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "same_label", "expected"),
+    [
+        (0.0, True, 1.00722809),
+        (0.25, True, 0.92974501),
+        (0.5, True, 0.85226193),
+        (1.0, True, 0.69729576),
+        (0.5, False, 0.80576796),
+    ],
+)
+def test_golden_loss(alpha: float, same_label: bool, expected: float) -> None:
+    loss = JrcLoss(alpha, same_label)
+    assert loss(F, Y, Z, NO_OFFSET).item() == pytest.approx(expected, abs=1e-8)
+
+
+def test_golden_gradient() -> None:
+    logits = F.clone().requires_grad_()
+    JrcLoss(0.5)(logits, Y, Z, NO_OFFSET).backward()
+    expected = [
+        [-0.08476485, 0.05895234],
+        [0.18017561, -0.11506831],
+        [-0.13316483, 0.09387004],
+        [0.0735583, -0.06875662],
+        [-0.09255575, 0.08775407],
+    ]
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, torch.tensor(expected, dtype=torch.float64), atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("same_label", [True, False])
+@given(batch=batches())
+def test_linear_form_equals_the_quadratic_one(same_label: bool, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+    logits, labels, context = batch
+    fast_input, slow_input = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    fast = ranking_terms(fast_input, labels, context, same_label_competition=same_label)
+    slow = slow_ranking_terms(slow_input, labels, context, same_label)
+    torch.testing.assert_close(fast, slow, atol=1e-9, rtol=1e-9)
+    fast.mean().backward()
+    slow.mean().backward()
+    torch.testing.assert_close(fast_input.grad, slow_input.grad, atol=1e-9, rtol=1e-9)
+
+
+@given(batch=batches())
+def test_alpha_of_one_is_binary_cross_entropy(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+    logits, labels, context = batch
+    offset = torch.linspace(0.0, 3.0, len(logits), dtype=torch.float64)
+    expected = functional.binary_cross_entropy_with_logits(
+        logits[:, 1] - logits[:, 0] + offset, labels.to(torch.float64)
+    )
+    torch.testing.assert_close(JrcLoss(1.0)(logits, labels, context, offset), expected)
+
+
+@pytest.mark.parametrize("same_label", [True, False])
+@given(batch=batches(), shift=st.floats(-5, 5))
+def test_ranking_ignores_a_constant_per_context_and_column(
+    same_label: bool, batch: tuple[Tensor, Tensor, Tensor], shift: float
+) -> None:
+    logits, labels, context = batch
+    moved = logits.clone()
+    moved[context == 3] += torch.tensor([shift, -2 * shift], dtype=torch.float64)
+    torch.testing.assert_close(
+        ranking_terms(moved, labels, context, same_label_competition=same_label),
+        ranking_terms(logits, labels, context, same_label_competition=same_label),
+    )
+
+
+def test_offset_moves_calibration_only() -> None:
+    offset = torch.full((5,), math.log(50.0), dtype=torch.float64)
+    assert JrcLoss(0.0)(F, Y, Z, offset).item() == JrcLoss(0.0)(F, Y, Z, NO_OFFSET).item()
+    shifted = F + torch.tensor([0.0, math.log(50.0)], dtype=torch.float64)
+    torch.testing.assert_close(JrcLoss(1.0)(F, Y, Z, offset), JrcLoss(1.0)(shifted, Y, Z, NO_OFFSET))
+
+
+@pytest.mark.parametrize("same_label", [True, False])
+def test_contexts_of_one_row_rank_nothing(same_label: bool) -> None:
+    terms = ranking_terms(F, Y, torch.arange(5), same_label_competition=same_label)
+    assert terms.tolist() == pytest.approx([0.0] * 5, abs=1e-15)
+
+
+def test_only_negatives_reach_the_floor_and_no_lower() -> None:
+    terms = ranking_terms(torch.zeros(5, 2), torch.zeros(5), torch.zeros(5, dtype=torch.int64))
+    assert terms.tolist() == pytest.approx([math.log(5)] * 5)
+    apart = ranking_terms(
+        torch.zeros(5, 2), torch.zeros(5), torch.zeros(5, dtype=torch.int64), same_label_competition=False
+    )
+    assert apart.tolist() == [0.0] * 5
+
+
+@given(batch=batches())
+def test_splitting_a_context_never_raises_the_ranking_term(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+    logits, labels, context = batch
+    split = context.clone()
+    split[::2] = 11
+    whole = ranking_terms(logits, labels, torch.zeros_like(context))
+    parts = ranking_terms(logits, labels, torch.where(split == 11, 11, 0))
+    assert bool((parts <= whole + 1e-9).all())
+
+
+@given(batch=batches())
+def test_ranking_gradient_sums_to_zero_per_context_and_column(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+    logits, labels, context = batch
+    leaf = logits.clone().requires_grad_()
+    ranking_terms(leaf, labels, context).mean().backward()
+    assert leaf.grad is not None
+    for z in context.unique():
+        assert leaf.grad[context == z].sum(0).tolist() == pytest.approx([0.0, 0.0], abs=1e-12)
+
+
+@pytest.mark.parametrize("same_label", [True, False])
+def test_logits_far_beyond_exp_stay_finite(same_label: bool) -> None:
+    logits = torch.tensor([[900.0, -900.0], [-900.0, 900.0], [0.0, 0.0]], requires_grad=True)
+    loss = JrcLoss(0.5, same_label)(
+        logits, torch.tensor([1, 0, 1]), torch.zeros(3, dtype=torch.int64), torch.zeros(3)
+    )
+    loss.backward()
+    assert math.isfinite(loss.item())
+    assert logits.grad is not None and bool(torch.isfinite(logits.grad).all())
+
+
+def test_segment_logsumexp_of_an_empty_segment_is_minus_infinity() -> None:
+    values = torch.tensor([1.0, 2.0], requires_grad=True)
+    result = segment_logsumexp(values, torch.tensor([2, 2]), 3)
+    assert result.tolist()[:2] == [-math.inf, -math.inf]
+    assert result[2].item() == pytest.approx(math.log(math.e + math.e**2))
+    result[2].backward()
+    assert values.grad is not None and bool(torch.isfinite(values.grad).all())
+
+
+@settings(max_examples=50)
+@given(batch=batches())
+def test_mixed_context_share_counts_rows(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, labels, context = batch
+    mixed = [len(labels[context == z].unique()) == 2 for z in context]
+    assert mixed_context_share(labels, context) == pytest.approx(sum(mixed) / len(mixed))
+
+
+def test_mixed_context_share_of_no_rows_is_zero() -> None:
+    assert mixed_context_share(torch.zeros(0), torch.zeros(0, dtype=torch.int64)) == 0.0

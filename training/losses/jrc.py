@@ -1,0 +1,115 @@
+"""JRC: one loss that ranks within a context and calibrates, over two logits per row.
+
+Source:
+    Joint Optimization of Ranking and Calibration with Contextualized Hybrid Model, arXiv:2208.06164.
+    Differs: the ranking term is computed by log-sum-exp per context instead of over a (B, B) mask, with
+    equal values; `same_label_competition=False` is the variant in which the rows of the same label leave
+    each other's denominators (floor 0); the calibration term takes the offset of sampled negatives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn import functional
+
+from training.losses.bce import natural_logit
+
+
+class Options(BaseModel):
+    """How much calibration counts against ranking, and who competes within a context."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    alpha: float = Field(default=0.5, ge=0.0, le=1.0, description="weight of the calibration term")
+    same_label_competition: bool = Field(
+        default=True, description="whether rows of the same label stand in each other's denominator"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class JrcLoss:
+    """α · calibration + (1 − α) · ranking, each the mean over all rows given."""
+
+    alpha: float = 0.5
+    same_label_competition: bool = True
+    logit_columns: int = 2
+
+    def __call__(self, logits: Tensor, labels: Tensor, context: Tensor, offset: Tensor) -> Tensor:
+        """See `training.losses.Loss`. The offset is constant within a context: ranking never sees it."""
+        if len(logits) == 0:
+            return logits.sum()
+        calibration = functional.binary_cross_entropy_with_logits(
+            natural_logit(logits) + offset, labels.to(logits.dtype)
+        )
+        ranking = ranking_terms(
+            logits, labels, context, same_label_competition=self.same_label_competition
+        ).mean()
+        return self.alpha * calibration + (1.0 - self.alpha) * ranking
+
+
+def ranking_terms(
+    logits: Tensor, labels: Tensor, context: Tensor, *, same_label_competition: bool = True
+) -> Tensor:
+    """Return −ln of each row's share of its context, in the column of its own label.
+
+    Of P positives and Q negatives in a context, the terms add up to no less than P ln P + Q ln Q (to 0
+    without competition within a label), so the level says nothing of quality.
+
+    Shapes:
+        logits: (B, 2); labels, context: (B,).
+        returns: (B,).
+    """
+    own = labels.to(torch.int64)
+    ids, segment = torch.unique(context, return_inverse=True)
+    own_logit = logits.gather(1, own[:, None])[:, 0]
+    if same_label_competition:
+        both = torch.cat([segment * 2, segment * 2 + 1])  # (2B,) context × column
+        denominator = segment_logsumexp(torch.cat([logits[:, 0], logits[:, 1]]), both, 2 * len(ids))
+        return denominator[segment * 2 + own] - own_logit
+    rival_logit = logits.gather(1, 1 - own[:, None])[:, 0]  # in the column where it is a rival
+    rivals = segment_logsumexp(rival_logit, segment * 2 + 1 - own, 2 * len(ids))[segment * 2 + own]
+    alone = torch.isneginf(rivals)
+    gap = torch.where(alone, 0.0, rivals) - own_logit
+    return torch.where(alone, own_logit * 0.0, functional.softplus(gap))
+
+
+def segment_logsumexp(values: Tensor, segment: Tensor, segments_count: int) -> Tensor:
+    """Return ln Σ exp of the values of each segment, −∞ for a segment without any.
+
+    Shapes:
+        values, segment: (R,), segment in [0, segments_count).
+        returns: (segments_count,).
+    """
+    with torch.no_grad():  # the shift cancels, in the value and in the gradient
+        shift = values.new_full((segments_count,), -torch.inf).scatter_reduce(0, segment, values, "amax")
+        filled = torch.isfinite(shift)
+        shift = torch.where(filled, shift, 0.0)
+    total = values.new_zeros(segments_count).index_add(0, segment, torch.exp(values - shift[segment]))
+    # An empty segment must not reach log(0): its gradient would be 0 · ∞.
+    return torch.where(filled, torch.log(torch.where(filled, total, 1.0)) + shift, -torch.inf)
+
+
+def mixed_context_share(labels: Tensor, context: Tensor) -> float:
+    """Return the share of rows whose context has both a positive and a negative: only these teach ranking.
+
+    Near 0 where a context's rows are scattered over batches. Of no rows, 0.
+
+    Shapes:
+        labels, context: (B,).
+    """
+    if len(labels) == 0:
+        return 0.0
+    ids, segment = torch.unique(context, return_inverse=True)
+    rows = torch.zeros(len(ids)).index_add(0, segment, torch.ones(len(labels)))
+    positives = torch.zeros(len(ids)).index_add(0, segment, labels.to(torch.float32))
+    mixed = (positives > 0) & (positives < rows)
+    return float(mixed[segment].to(torch.float64).mean())
+
+
+def build(options: Options) -> JrcLoss:
+    """Return the loss of these options."""
+    return JrcLoss(alpha=options.alpha, same_label_competition=options.same_label_competition)
