@@ -11,7 +11,7 @@ Knows nothing of Redis.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -85,13 +85,14 @@ class Store(Protocol):
         """Return all that a request needs of its user, in one round trip; with no snapshot, recents only."""
 
     async def append_behaviors(
-        self, user_id: str, records: Sequence[bytes], *, cap: int, keep_from_ms: int
+        self, user_id: str, records: bytes, *, cap: int, keep_from_ms: int
     ) -> AppendResult:
-        """Add packed behaviors to a user's recent list, atomically and in one round trip.
+        """Add behaviors to a user's recent list, atomically and in one round trip.
 
-        A behavior whose event is in the list already is a duplicate and changes nothing, so sending one
-        twice is harmless. The list stays sorted by time and keeps its newest `cap` behaviors; behaviors
-        before `keep_from_ms` (the snapshot covers them) are the first to go and are not counted as dropped.
+        `records` are as `encode_behaviors` packs them. A behavior whose event is in the list already is a
+        duplicate and changes nothing, so sending one twice is harmless. The list stays sorted by time and
+        keeps its newest `cap` behaviors; behaviors before `keep_from_ms` (the snapshot covers them) are the
+        first to go and are not counted as dropped.
         """
 
     async def write_snapshot(self, snapshot_id: str, records: Iterable[SnapshotRecord]) -> int:

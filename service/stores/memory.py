@@ -6,7 +6,7 @@ Knows nothing of persistence: what it holds is gone when it is closed.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from service.contract.history import BEHAVIOR_DTYPE
@@ -35,28 +35,28 @@ class MemoryStore:
         )
 
     async def append_behaviors(
-        self, user_id: str, records: Sequence[bytes], *, cap: int, keep_from_ms: int
+        self, user_id: str, records: bytes, *, cap: int, keep_from_ms: int
     ) -> AppendResult:
         held = self.values.get(recent_key(user_id), b"")
         lost_count = 0
         if len(held) % _RECORD_BYTES:
             lost_count, held = len(held) // _RECORD_BYTES, b""
-        kept = [held[i : i + _RECORD_BYTES] for i in range(0, len(held), _RECORD_BYTES)]
+        kept, new = _split(held), _split(records)
         events = {_event(record) for record in kept}
         appended_count = 0
-        for record in records:
+        for record in new:
             if _event(record) not in events:
                 events.add(_event(record))
                 kept.append(record)
                 appended_count += 1
         if not appended_count and not lost_count:
-            return AppendResult(0, len(records), 0)
+            return AppendResult(0, len(new), 0)
         kept.sort(key=_at_ms)
         fallen, kept = kept[: max(0, len(kept) - cap)], kept[max(0, len(kept) - cap) :]
         self.values[recent_key(user_id)] = b"".join(kept)
         return AppendResult(
             appended_count,
-            len(records) - appended_count,
+            len(new) - appended_count,
             lost_count + sum(_at_ms(record) >= keep_from_ms for record in fallen),
         )
 
@@ -84,6 +84,10 @@ class MemoryStore:
     async def close(self) -> None:
         self.values.clear()
         self.sets.clear()
+
+
+def _split(packed: bytes) -> list[bytes]:
+    return [packed[i : i + _RECORD_BYTES] for i in range(0, len(packed), _RECORD_BYTES)]
 
 
 def _event(record: bytes) -> bytes:

@@ -9,7 +9,7 @@ Knows nothing of what the bytes mean, but for the 22 bytes of a behavior that th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Final, TypeVar
 
@@ -94,10 +94,10 @@ class RedisStore:
         return UserRecord(snapshot, features, recent or b"")
 
     async def append_behaviors(
-        self, user_id: str, records: Sequence[bytes], *, cap: int, keep_from_ms: int
+        self, user_id: str, records: bytes, *, cap: int, keep_from_ms: int
     ) -> AppendResult:
         counts: list[int] = await self._call(
-            self._append(keys=[recent_key(user_id)], args=[cap, keep_from_ms, b"".join(records)]),
+            self._append(keys=[recent_key(user_id)], args=[cap, keep_from_ms, records]),
             self._settings.timeout_ms,
         )
         return AppendResult(*counts)

@@ -1,0 +1,30 @@
+"""Fixtures of tests over several folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.valkey_tcp import ValkeyTcp
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Run coroutine tests on asyncio, once: the service runs on nothing else."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def valkey_tcp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyTcp]:
+    """One server for all tests that leave it running. Whoever uses it uses user ids of its own."""
+    with ValkeyTcp(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_valkey_tcp(tmp_path: Path) -> Iterator[ValkeyTcp]:
+    """A server for one test that freezes, kills or fills it."""
+    with ValkeyTcp(tmp_path) as server:
+        yield server
