@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.contract.catalogue import CatalogueRef
 from service.contract.errors import ArtefactError
@@ -41,6 +41,7 @@ class SnapshotRef(BaseModel):
     at_ms: int
     users_count: int
     catalogue: CatalogueRef
+    previous_id: str | None = Field(default=None, description="still in the store, for services not yet restarted")
 
 
 def model_folder(registry: Path, name: str) -> Path:
@@ -142,8 +143,10 @@ def install_artefact(registry: Path, source: Path) -> Manifest:
     staging = Path(tempfile.mkdtemp(dir=home, prefix=".incoming-"))
     try:
         shutil.copytree(source, staging / manifest.version)
-        for path in (staging / manifest.version).rglob("*"):
-            if path.is_file():
+        for path in (staging / manifest.version, *(staging / manifest.version).rglob("*")):
+            if path.is_dir():
+                sync_folder(path)
+            else:
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
         (staging / manifest.version).rename(target)

@@ -92,7 +92,7 @@ def check_item_id(item_id: str) -> None:
     Raises:
         CatalogueError: empty, over ITEM_ID_BYTES_MAX bytes, or with a control character.
     """
-    if not item_id or len(item_id.encode()) > ITEM_ID_BYTES_MAX or not item_id.isprintable():
+    if not item_id or not item_id.isprintable() or len(item_id.encode()) > ITEM_ID_BYTES_MAX:
         raise CatalogueError(
             f"item id {item_id[:40]!r}: expected 1 to {ITEM_ID_BYTES_MAX} bytes of printable text"
         )
@@ -127,7 +127,7 @@ def read_catalogue(folder: Path) -> Catalogue:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else "unreadable"
         raise CatalogueError(f"no catalogue at {folder}: {reason}. Publish an artefact first") from error
-    catalogue = Catalogue(folder.name, body.decode().split("\n")[:-1])
+    catalogue = Catalogue(folder.name, body.decode(errors="replace").split("\n")[:-1])
     if version != f"{len(catalogue)}-{catalogue.ref().sha256[:12]}":
         raise CatalogueError(f"catalogue {folder}/{version} was altered: its content does not match its name")
     return catalogue

@@ -7,6 +7,8 @@ unknown value: missing, never seen in training, or not a value of the feature's 
 from __future__ import annotations
 
 import math
+import sys
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -22,6 +24,8 @@ I64 = npt.NDArray[np.int64]
 RawValue = str | int | float | bool | None
 
 UNKNOWN_ID = 0
+
+_FLOAT_MAX = int(sys.float_info.max)
 
 HOUR_OF_DAY = "hour_of_day"
 DAY_OF_WEEK = "day_of_week"
@@ -114,16 +118,22 @@ class FeatureEncoder:
                 raise FeatureError(f"feature {spec.name!r}: a value occurs twice in its vocabulary")
         else:
             self._boundaries = encoder.boundaries
-            if any(b <= a for a, b in zip(self._boundaries, self._boundaries[1:], strict=False)):
+            if not all(a < b for a, b in zip(self._boundaries, self._boundaries[1:], strict=False)):
                 raise FeatureError(f"feature {spec.name!r}: bucket boundaries must rise")
 
     def encode(self, value: RawValue) -> int:
         """Return the id of one raw value; UNKNOWN_ID for what the vocabulary lacks. Never raises."""
         if isinstance(self.spec.encoder, CategoricalEncoder):
-            return UNKNOWN_ID if value is None else self._ids.get(canonical_text(value), UNKNOWN_ID)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if value is None or (isinstance(value, int) and abs(value) > _FLOAT_MAX):
+                return UNKNOWN_ID  # a text of thousands of digits is no value of any vocabulary
+            return self._ids.get(canonical_text(value), UNKNOWN_ID)
+        if isinstance(value, bool) or not isinstance(value, int | float):
             return UNKNOWN_ID
-        return int(np.searchsorted(self._boundaries, value, side="right")) + 1
+        if isinstance(value, int):  # beyond any float, an integer only has a side
+            value = max(-_FLOAT_MAX, min(_FLOAT_MAX, value))
+        if not math.isfinite(value):
+            return UNKNOWN_ID
+        return bisect_right(self._boundaries, value) + 1
 
     def encode_many(self, values: Iterable[RawValue]) -> I64:
         """Return the ids of many raw values, (len(values),)."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from pathlib import Path
+from typing import Final
+
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -40,8 +44,8 @@ def read_pointer(path: Path) -> str:
     Raises:
         FileNotFoundError: there is no pointer, or what it holds is no plain name.
     """
-    version = path.read_text().strip()
-    if not version or Path(version).name != version or version.startswith("."):
+    version = path.read_text(errors="replace").strip()
+    if not _PLAIN_NAME.fullmatch(version):
         raise FileNotFoundError(2, f"pointer {path} names no version", str(path))
     return version
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Base64Bytes, BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from service.contract.artefact import GOLDEN_FILE
 from service.contract.catalogue import Catalogue
@@ -34,9 +34,10 @@ class GoldenCandidate(BaseModel):
 
 
 class GoldenRequest(BaseModel):
-    """One request as the service would have got it, with what the store held. Bytes are the store's own."""
+    """One request as the service would have got it, with what the store held. Bytes are the store's own;
+    only in the file do they stand as Base64."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
     domain: str
     user_id: str
@@ -44,8 +45,8 @@ class GoldenRequest(BaseModel):
     user_features: dict[str, RawValue]
     context: dict[str, RawValue]
     candidates: tuple[GoldenCandidate, ...]
-    snapshot: Base64Bytes | None
-    recent: Base64Bytes
+    snapshot: bytes | None
+    recent: bytes
     probability: tuple[tuple[float, ...], ...]  # (N, T)
 
 

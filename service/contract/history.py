@@ -28,6 +28,7 @@ from service.contract.errors import BlobError
 U8 = npt.NDArray[np.uint8]
 U16 = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]
+U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
 
@@ -125,7 +126,7 @@ def quantize_strength(strength: npt.ArrayLike) -> U16:
 
 
 def age_buckets(age_s: I64) -> U8:
-    """Return bucket ids in [0, AGE_BUCKETS): two buckets an octave, from under 85 s to over two years."""
+    """Return bucket ids in [0, AGE_BUCKETS): two buckets an octave, from under 85 s to over 514 days."""
     return np.searchsorted(_AGE_EDGES_S, age_s, side="right").astype(np.uint8)
 
 
@@ -226,11 +227,21 @@ def decode_snapshot(blob: bytes) -> Snapshot:
     return Snapshot(at_ms, item, size, age, strength, Behaviors(tail_at, tail_item, tail_strength))  # type: ignore[arg-type]
 
 
+def encode_behaviors(behaviors: Behaviors, events: U64) -> bytes:
+    """Return behaviors as the store's recent list holds them: packed records, in the order given.
+
+    `events` (L,) are 64-bit hashes of the event ids, by which a behavior sent twice is known.
+    """
+    records = np.zeros(len(behaviors), BEHAVIOR_DTYPE)
+    records["at_ms"], records["item"] = behaviors.at_ms, behaviors.item
+    records["strength"], records["event"] = behaviors.strength, events
+    return records.tobytes()
+
+
 def encode_behavior(*, at_ms: int, event: int, item: int, strength: float) -> bytes:
-    """Return one behavior as the store's recent list holds it. `event` is a 64-bit hash of the event id."""
-    record = np.zeros(1, BEHAVIOR_DTYPE)
-    record[0] = (at_ms, event, item, quantize_strength(strength))
-    return record.tobytes()
+    """Return one behavior as the store's recent list holds it."""
+    one = Behaviors(np.array([at_ms]), np.array([item], np.uint32), quantize_strength([strength]))
+    return encode_behaviors(one, np.array([event], np.uint64))
 
 
 def decode_behaviors(blob: bytes) -> Behaviors:

@@ -77,7 +77,7 @@ def read_item_tables(folder: Path) -> ItemTables:
                 artefact.ITEM_EMBEDDING_FILE,
             )
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise ArtefactError(f"{folder}: an item table cannot be read; export the artefact again") from error
     if not len(ids) == len(shared) == by_domain.shape[1] == len(embedding):
         raise ArtefactError(

@@ -23,8 +23,12 @@ _decoder = msgspec.msgpack.Decoder(dict[str, str | int | float | bool | None])
 
 
 def user_tag(user_id: str) -> str:
-    """Return the hash tag of a user. Braces in an id would move the tag, so such ids are percent-encoded."""
-    return "{" + quote(user_id, safe=" !#$&'()*+,-./:;<=>?@[]^_`|~") + "}"
+    """Return the hash tag of a user, never two users' the same.
+
+    Braces in an id would move the tag, so they are percent-encoded. An empty tag is none to Redis, so the
+    empty id is a lone `%`, which no other id encodes to.
+    """
+    return "{" + (quote(user_id, safe=" !#$&'()*+,-./:;<=>?@[]^_`|~", errors="surrogatepass") or "%") + "}"
 
 
 def recent_key(user_id: str) -> str:
@@ -65,5 +69,5 @@ def decode_user_features(blob: bytes) -> dict[str, RawValue]:
         )
     try:
         return _decoder.decode(memoryview(blob)[1:])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BlobError("feature blob does not decode") from error

@@ -32,4 +32,8 @@ class GateNU(nn.Module):
             x: (..., input_width).
             returns: (..., output_width).
         """
-        return self.gamma * torch.sigmoid(self.last(torch.relu(self.first(x))))
+        return self.after_first(self.first(x))
+
+    def after_first(self, h: Tensor) -> Tensor:
+        """Return the gate from the first layer's output (..., hidden_width), for a caller that splits it."""
+        return self.gamma * torch.sigmoid(self.last(torch.relu(h)))

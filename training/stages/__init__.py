@@ -1,0 +1,3 @@
+"""The stages of a pipeline, thin: one file each, in the order prepare, embed, cluster, train, evaluate, export,
+verify, publish. A stage reads folders and writes one; `training/pipeline.py` decides which are stale.
+"""

@@ -1,0 +1,134 @@
+"""The configuration of a pipeline: one YAML file, every key known, every default here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from service.contract.history import HistoryLimits
+from service.contract.manifest import Name
+from training.errors import ConfigError
+from training.history.options import SnapshotOptions
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PluginConfig(_Frozen):
+    """A plug-in by name, with its own options: `{name: twin_v2, heads: 4}`."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, dict) and "options" not in value:
+            return {"name": value.get("name"), "options": {k: v for k, v in value.items() if k != "name"}}
+        return value
+
+
+class FitConfig(_Frozen):
+    """How a model is fitted."""
+
+    epochs: int = Field(default=2, ge=1, description="upper bound; the epoch best on validation is kept")
+    batch_rows: int = Field(default=4096, ge=1)
+    dense_learning_rate: float = Field(default=1e-3, gt=0)
+    embedding_learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    cold_start_ratio: float = Field(
+        default=0.02, ge=0, lt=1, description="share of users and items shown as unknown in training"
+    )
+    seed: int = 1
+
+
+class ModelConfig(_Frozen):
+    """One model: what it is made of and how it is fitted."""
+
+    backbone: PluginConfig
+    interests: tuple[PluginConfig, ...] = ()
+    losses: dict[str, PluginConfig] = Field(
+        default_factory=dict, description="per task; `default` for the others; BCE where there is none"
+    )
+    embedding_width: int = Field(default=16, ge=1)
+    embedding_widths: dict[str, int] = Field(default_factory=dict)
+    fit: FitConfig = FitConfig()
+
+    def loss_of(self, task: str) -> PluginConfig:
+        """Return the loss of a task."""
+        return self.losses.get(task) or self.losses.get("default") or PluginConfig(name="bce")
+
+
+class VocabularyConfig(_Frozen):
+    """Which values get an id of their own."""
+
+    min_count: int = Field(default=5, ge=1, description="training-week occurrences below which a value is unknown")
+    buckets_count: int = Field(default=32, ge=2, description="quantile buckets of a numeric feature")
+
+
+class HistoryConfig(_Frozen):
+    """How life cycles are clustered, and how much of them a model sees."""
+
+    first_snapshot_days: float = Field(
+        default=56, gt=0, description="from the data's start; item vectors are fitted on what lies before"
+    )
+    snapshot_every_days: float = Field(default=28, gt=0)
+    snapshots: SnapshotOptions = SnapshotOptions()
+    limits: HistoryLimits = HistoryLimits()
+
+    @model_validator(mode="after")
+    def _tail_covers_recents(self) -> Self:
+        if self.snapshots.tail_count < self.limits.recents_max:
+            raise ValueError("history.snapshots.tail_count must be at least history.limits.recents_max")
+        return self
+
+
+class PublishConfig(_Frozen):
+    """Where artefacts and life cycles go."""
+
+    registry: Path = Path("artefacts")
+    store: str = "embedded://artefacts/store"
+    catalogue: Name = "default"
+    snapshot_line: Name = "default"
+
+
+class PipelineConfig(_Frozen):
+    """A whole pipeline."""
+
+    workspace: Path
+    dataset: dict[str, Any]
+    vocabulary: VocabularyConfig = VocabularyConfig()
+    embed: ModelConfig
+    history: HistoryConfig = HistoryConfig()
+    models: Annotated[dict[Name, ModelConfig], Field(min_length=1)]
+    verify_rows: int = Field(default=10_000, ge=1, description="least rows compared between torch and ONNX Runtime")
+    publish: PublishConfig = PublishConfig()
+
+    @model_validator(mode="after")
+    def _source_is_named(self) -> Self:
+        if not isinstance(self.dataset.get("source"), str):
+            raise ValueError("dataset.source must name a data source")
+        return self
+
+
+def load_config(path: Path) -> PipelineConfig:
+    """Read a pipeline's configuration.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key is unknown, missing or of the wrong kind.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
+    try:
+        return PipelineConfig.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(str(p) for p in e['loc']) or '(whole file)'}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(f"{path} is not a pipeline configuration:\n" + "\n".join(lines)) from error

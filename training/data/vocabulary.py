@@ -1,0 +1,86 @@
+"""Vocabularies: which values of each feature get an id, learned from the training weeks.
+
+Knows nothing of the ids' later use; how a value becomes an id is the contract's (`service.contract.features`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from service.contract.features import (
+    TIME_FEATURES,
+    BucketEncoder,
+    CategoricalEncoder,
+    FeatureSpec,
+    Side,
+    time_encoder,
+)
+from training.config import VocabularyConfig
+from training.data.dataset import Dataset, DatasetFeature
+
+
+def build_features(dataset: Dataset, config: VocabularyConfig) -> tuple[FeatureSpec, ...]:
+    """Return every feature with its encoder: user, context (time features last), candidate, item.
+
+    A categorical value gets an id if it occurs at least `min_count` times in the training weeks, counted over
+    exposures and behaviors; the more frequent, the smaller the id. A numeric feature is cut at the quantiles
+    of its distinct training values.
+    """
+    occurrences = _Occurrences(dataset)
+    specs: list[FeatureSpec] = []
+    for side in (Side.USER, Side.CONTEXT, Side.CANDIDATE, Side.ITEM):
+        for feature in dataset.spec.features_of(side):
+            values = occurrences.of(feature)
+            encoder = (
+                _categorical(values, config) if feature.kind == "categorical" else _buckets(values, config)
+            )
+            specs.append(FeatureSpec(name=feature.name, side=side, encoder=encoder))
+        if side is Side.CONTEXT:
+            specs.extend(
+                FeatureSpec(name=name, side=side, encoder=time_encoder(name)) for name in TIME_FEATURES
+            )
+    return tuple(specs)
+
+
+class _Occurrences:
+    """Counts of each feature's values in the training weeks: columns `value` and `count`."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._exposures = dataset.exposures_of("train")
+        seen = dataset.behaviors.filter(pl.col("at_ms") < dataset.spec.splits.train_end_ms)
+        self._item_counts = _counts(pl.concat([self._exposures["item_id"], seen["item_id"]]), "item_id")
+        self._user_counts = _counts(pl.concat([self._exposures["user_id"], seen["user_id"]]), "user_id")
+
+    def of(self, feature: DatasetFeature) -> pl.DataFrame:
+        if feature.side is Side.ITEM:
+            table = self._dataset.items.join(self._item_counts, on="item_id", how="inner")
+        elif feature.side is Side.USER:
+            table = self._dataset.users.join(self._user_counts, on="user_id", how="inner")
+        else:
+            table = self._exposures.select(feature.name).with_columns(count=pl.lit(1, pl.UInt32))
+        return (
+            table.filter(pl.col(feature.name).is_not_null())
+            .group_by(pl.col(feature.name).alias("value"))
+            .agg(pl.col("count").sum())
+        )
+
+
+def _counts(column: pl.Series, name: str) -> pl.DataFrame:
+    return column.alias(name).value_counts(name="count")
+
+
+def _categorical(values: pl.DataFrame, config: VocabularyConfig) -> CategoricalEncoder:
+    kept = values.filter(pl.col("count") >= config.min_count).sort(
+        ["count", "value"], descending=[True, False]
+    )
+    return CategoricalEncoder(values=tuple(kept["value"].to_list()))
+
+
+def _buckets(values: pl.DataFrame, config: VocabularyConfig) -> BucketEncoder:
+    finite = values.filter(pl.col("value").is_finite())["value"].to_numpy()
+    if len(finite) == 0:
+        return BucketEncoder(boundaries=())
+    cuts = np.quantile(finite, np.linspace(0, 1, config.buckets_count + 1)[1:-1])
+    return BucketEncoder(boundaries=tuple(float(cut) for cut in np.unique(cuts)))

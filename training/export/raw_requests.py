@@ -1,0 +1,86 @@
+"""Requests of the dataset as a client and the store would give them: raw values, text ids, blobs of bytes.
+
+Loads no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from service.contract.features import RawValue, Side
+from service.contract.golden import GoldenCandidate, GoldenRequest
+from service.contract.history import I64, U32, Behaviors, Snapshot, encode_behaviors, encode_snapshot
+from training.data.encoded import EncodedData, behaviors_by_user
+from training.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class Case:
+    """One request of the dataset with some rows of its domain as its candidates."""
+
+    request: int
+    rows: I64
+
+
+class RawRequests:
+    """Cases as a client and the store would give them: raw values, ids as text, blobs as bytes."""
+
+    def __init__(self, bench: Workbench, data: EncodedData) -> None:
+        self._bench, self._data = bench, data
+        self._behaviors = behaviors_by_user(bench.dataset)
+        self._exposures = bench.dataset.exposures
+        spec = bench.dataset.spec
+        self._context = [f.name for f in spec.features_of(Side.CONTEXT)]
+        self._candidate = [f.name for f in spec.features_of(Side.CANDIDATE)]
+
+    @cached_property
+    def _users(self) -> dict[str, dict[str, RawValue]]:
+        return {str(row["user_id"]): row for row in self._bench.dataset.users.iter_rows(named=True)}
+
+    def request_of(self, case: Case) -> GoldenRequest:
+        """Return a case as a request without expectations."""
+        data, bench = self._data, self._bench
+        visit = int(data.request_visit[case.request])
+        user, at_ms = data.users[data.visit_user[visit]], int(data.visit_at_ms[visit])
+        first_row = int(np.searchsorted(data.row_request, case.request))
+        context = self._exposures[first_row].select(self._context).to_dicts()[0]
+        rows = self._exposures[case.rows].select("item_id", *self._candidate).to_dicts()
+        snapshot = bench.snapshots.newest_before(user, at_ms)
+        return GoldenRequest(
+            domain=bench.dataset.spec.domains[data.domain[case.request]],
+            user_id=user,
+            at_ms=at_ms,
+            user_features={k: v for k, v in self._users[user].items() if k != "user_id"},
+            context=context,
+            candidates=tuple(
+                GoldenCandidate(item_id=row["item_id"], context={k: row[k] for k in self._candidate}) for row in rows
+            ),
+            snapshot=None if snapshot is None else encode_snapshot(with_catalogue_ids(bench.catalogue_ids, snapshot)),
+            recent=self._recent(user, at_ms, snapshot),
+            probability=(),
+        )
+
+    def _recent(self, user: str, at_ms: int, snapshot: Snapshot | None) -> bytes:
+        """Return the user's recent list as it was just before the request."""
+        behaviors = self._behaviors.get(user, Behaviors.empty())
+        since = snapshot.at_ms if snapshot is not None else -(2**62)
+        live = slice(*np.searchsorted(behaviors.at_ms, [since, at_ms], side="left"))
+        items = self._bench.catalogue_ids[behaviors.item[live]]
+        recent = Behaviors(behaviors.at_ms[live], items, behaviors.strength[live])
+        return encode_behaviors(recent, np.arange(len(recent), dtype=np.uint64))
+
+
+def with_catalogue_ids(ids: U32, snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot whose items are catalogue ids instead of this dataset's rows."""
+    tail = snapshot.tail
+    return Snapshot(
+        snapshot.at_ms,
+        ids[snapshot.item],
+        snapshot.size,
+        snapshot.mean_age_s,
+        snapshot.strength,
+        Behaviors(tail.at_ms, ids[tail.item], tail.strength),
+    )

@@ -1,0 +1,141 @@
+"""The served graph: the served forms of a model's modules, composed.
+
+Knows nothing of any one module: each states its own split (`training/modules/split.py`), and this only
+concatenates their item columns and hands each its part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from service.contract import served_inputs as names
+from service.contract.history import F32
+from service.contract.manifest import TaskSpec
+from training.model import CtrModel
+from training.modules.split import ServedBackbone, ServedInterest
+from training.modules.unsplit import UnsplitBackbone, UnsplitInterest
+
+TABLE_CHUNK_ROWS = 65_536
+
+INPUT_NAMES = (
+    names.DOMAIN,
+    names.USER_IDS,
+    names.CANDIDATE_IDS,
+    names.ITEM_SHARED,
+    names.ITEM_BY_DOMAIN,
+    names.CLUSTER_ITEM,
+    names.CLUSTER_SIZE,
+    names.CLUSTER_AGE,
+    names.CLUSTER_STRENGTH,
+    names.RECENT_ITEM,
+    names.RECENT_SIZE,
+    names.RECENT_AGE,
+    names.RECENT_STRENGTH,
+)
+
+
+@dataclass(frozen=True)
+class ItemTableContent:
+    """The item tables: shared (I, Ws), by_domain (M, I, Wd), embedding (I, D)."""
+
+    shared: F32
+    by_domain: F32
+    embedding: F32
+
+
+class ServedScorer(nn.Module):
+    """One request in, logits and probabilities of its N candidates out."""
+
+    def __init__(self, model: CtrModel, tasks: Sequence[TaskSpec], domains_count: int) -> None:
+        super().__init__()
+        model.eval()
+        self.domains_count = domains_count
+        self.user, self.candidate = model.user, model.candidate
+        self.interests = nn.ModuleDict(
+            {name: _served_interest(module) for name, module in model.interests.items()}
+        )
+        self.reads = dict(model.reads)
+        self.backbone = _served_backbone(model.backbone)
+        task_names = [task.name for task in tasks]
+        self.given = [task_names.index(task.given) if task.given else None for task in tasks]
+        probe = torch.zeros(1, model.item.width)
+        self.interest_widths = [m.item_columns(probe).shape[1] for m in self._interests()]
+
+    def _interests(self) -> list[ServedInterest]:
+        return [module for module in self.interests.values() if isinstance(module, ServedInterest)]
+
+    def item_tables(self, model: CtrModel) -> ItemTableContent:
+        """Return the tables over all item rows of the model that this was made from."""
+        shared: list[F32] = []
+        by_domain: list[F32] = []
+        embeddings: list[F32] = []
+        with torch.inference_mode():
+            for rows in torch.arange(len(model.item_ids)).split(TABLE_CHUNK_ROWS):
+                embedding = model.embed_items(rows)
+                columns = [module.item_columns(embedding) for module in self._interests()]
+                shared.append(torch.cat([*columns, self.backbone.item_columns(embedding)], dim=-1).numpy())
+                per_domain = self.backbone.item_columns_by_domain(embedding)
+                by_domain.append(per_domain.expand(self.domains_count, -1, -1).numpy())
+                embeddings.append(embedding.numpy())
+        return ItemTableContent(
+            np.ascontiguousarray(np.concatenate(shared), np.float32),
+            np.ascontiguousarray(np.concatenate(by_domain, axis=1), np.float32),
+            np.ascontiguousarray(np.concatenate(embeddings), np.float32),
+        )
+
+    def forward(
+        self,
+        domain: Tensor,
+        user_ids: Tensor,
+        candidate_ids: Tensor,
+        item_shared: Tensor,
+        item_by_domain: Tensor,
+        cluster_item: Tensor,
+        cluster_size: Tensor,
+        cluster_age: Tensor,
+        cluster_strength: Tensor,
+        recent_item: Tensor,
+        recent_size: Tensor,
+        recent_age: Tensor,
+        recent_strength: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits and probabilities, (N, T) each; inputs as `service.contract.served_inputs` says."""
+        parts = {
+            "clusters": (cluster_item, cluster_size, cluster_age, cluster_strength),
+            "recents": (recent_item, recent_size, recent_age, recent_strength),
+        }
+        start = 0
+        interests = []
+        for (name, module), width in zip(self.interests.items(), self.interest_widths, strict=True):
+            interests.append(module(item_shared[:, start : start + width], *parts[self.reads[name]]))
+            start += width
+        logit = self.backbone(
+            self.user(user_ids),
+            item_shared[:, start:],
+            item_by_domain,
+            self.candidate(candidate_ids),
+            torch.cat(interests, dim=-1) if interests else item_shared[:, :0],
+            domain,
+        )
+        alone = torch.sigmoid(logit)
+        columns: list[Tensor] = []
+        for task, given in enumerate(self.given):
+            column = alone[:, task : task + 1]
+            columns.append(column if given is None else column * columns[given])
+        return logit, torch.cat(columns, dim=-1)
+
+
+def _served_interest(module: nn.Module) -> ServedInterest:
+    """Return the module's own served form, or the training form where it states none."""
+    served = getattr(module, "served", None)
+    return served() if served is not None else UnsplitInterest(module)
+
+
+def _served_backbone(module: nn.Module) -> ServedBackbone:
+    served = getattr(module, "served", None)
+    return served() if served is not None else UnsplitBackbone(module)

@@ -1,0 +1,199 @@
+"""Fitting a model and predicting with it. Knows nothing of files and of how a model is made."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from service.contract.features import Side
+from service.contract.history import F32, I64
+from service.contract.manifest import TaskSpec
+from training.config import FitConfig, ModelConfig
+from training.data.batch import Batch
+from training.data.batches import BatchBuilder
+from training.data.encoded import EncodedData
+from training.losses import Loss, build_loss
+from training.losses.jrc import mixed_context_share
+from training.metrics.natural import log_loss, natural_weights
+from training.model import CtrModel, parameters_by_kind
+from training.modules.split import fold_logit_columns
+from training.progress import Progress
+
+EVALUATION_BATCH_ROWS = 8192
+
+
+@dataclass
+class EpochReport:
+    """What one epoch was like. `losses` are means of the optimized loss per task."""
+
+    epoch: int
+    seconds: float
+    rows_per_second: float
+    losses: dict[str, float]
+    mixed_context_share: float
+    validation_log_loss: float
+
+
+@dataclass
+class FitReport:
+    """What a whole fit was like; `best_epoch` is the one whose parameters were kept."""
+
+    epochs: list[EpochReport] = field(default_factory=list)
+    best_epoch: int = 0
+
+
+class TaskLosses:
+    """The losses of all tasks; a task that is conditional reads only rows where its condition happened."""
+
+    def __init__(self, config: ModelConfig, tasks: Sequence[TaskSpec]) -> None:
+        self.tasks = tuple(tasks)
+        self.losses: dict[str, Loss] = {}
+        for task in tasks:
+            chosen = config.loss_of(task.name)
+            self.losses[task.name] = build_loss({"name": chosen.name, **chosen.options})
+        self.logit_columns = max(loss.logit_columns for loss in self.losses.values())
+        self._index = {task.name: i for i, task in enumerate(tasks)}
+
+    def __call__(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return each task's loss, its mean over its rows times its share of the batch's rows."""
+        out: dict[str, Tensor] = {}
+        for task in self.tasks:
+            i = self._index[task.name]
+            known = ~torch.isnan(batch.labels[:, i])
+            offset = batch.offset
+            if task.given is not None:
+                known &= batch.labels[:, self._index[task.given]] == 1
+                offset = torch.zeros_like(offset)  # nothing was left out among rows where `given` happened
+            rows = torch.nonzero(known)[:, 0]
+            loss = self.losses[task.name](
+                logits[rows, i], batch.labels[rows, i], batch.request[rows], offset[rows]
+            )
+            out[task.name] = loss * (len(rows) / max(1, len(known)))
+        return out
+
+
+def fit(
+    model: CtrModel,
+    losses: TaskLosses,
+    data: EncodedData,
+    *,
+    config: FitConfig,
+    train_visits: I64,
+    validation_visits: I64,
+    boundaries_ms: I64,
+    progress: Progress,
+) -> FitReport:
+    """Fit a model with Adam and leave it with the parameters of the epoch best on validation.
+
+    Best is the least natural log-loss of the first task; where there are no validation visits, the last epoch.
+    """
+    rng = np.random.default_rng(config.seed)
+    kinds = parameters_by_kind(model)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": kinds["embeddings"], "lr": config.embedding_learning_rate, "weight_decay": 0.0},
+            {"params": kinds["dense"], "lr": config.dense_learning_rate, "weight_decay": config.weight_decay},
+        ],
+        fused=True,
+    )
+    builder = batch_builder(data, cold_start_ratio=config.cold_start_ratio)
+    rows_count = len(data.rows_of(train_visits))
+    report = FitReport()
+    best: dict[str, Tensor] = {}
+    with progress.task("fit", total=rows_count * config.epochs) as advance:
+        for epoch in range(config.epochs):
+            started = time.perf_counter()
+            sums, mixed, batches = dict.fromkeys(losses.losses, 0.0), 0.0, 0
+            model.train()
+            cuts = builder.shuffled(train_visits, config.batch_rows, boundaries_ms=boundaries_ms, rng=rng)
+            for visits in cuts:
+                batch = builder.build(visits, rng)
+                by_task = losses(model(batch), batch)
+                optimizer.zero_grad(set_to_none=True)
+                torch.stack(list(by_task.values())).sum().backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                for name, value in by_task.items():
+                    sums[name] += value.item()
+                mixed += mixed_context_share(batch.labels[:, 0], batch.request)
+                batches += 1
+                advance(len(batch.item))
+            seconds = time.perf_counter() - started
+            validation = _validation_log_loss(model, data, validation_visits)
+            report.epochs.append(
+                EpochReport(
+                    epoch + 1,
+                    seconds,
+                    rows_count / seconds,
+                    {name: total / max(1, batches) for name, total in sums.items()},
+                    mixed / max(1, batches),
+                    validation,
+                )
+            )
+            progress.say(
+                f"epoch {epoch + 1}: validation log-loss {validation:.6f}, {rows_count / seconds:,.0f} rows/s, "
+                f"{mixed / max(1, batches):.1%} of rows in mixed contexts"
+            )
+            if not best or not validation >= report.epochs[report.best_epoch - 1].validation_log_loss:
+                report.best_epoch = epoch + 1
+                best = copy.deepcopy(model.state_dict())
+    model.load_state_dict(best)
+    model.eval()
+    return report
+
+
+def predict(
+    model: CtrModel, data: EncodedData, visits: I64, *, advance: Callable[[int], None] = lambda _: None
+) -> F32:
+    """Return natural-rate logits (B, T) of the rows of some visits, in order."""
+    model.eval()
+    out: list[F32] = []
+    with torch.inference_mode():
+        for batch in batches_in_order(data, visits):
+            out.append(fold_logit_columns(model(batch)).numpy())
+            advance(len(batch.item))
+    return np.concatenate(out) if out else np.zeros((0, data.labels.shape[1]), np.float32)
+
+
+def probabilities(logits: F32, tasks: Sequence[TaskSpec]) -> F32:
+    """Return probabilities (B, T) from logits: a conditional task's is the product with its condition's."""
+    alone = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
+    names = [task.name for task in tasks]
+    columns: dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]] = {}
+    for i, task in enumerate(tasks):
+        columns[task.name] = alone[:, i] * (columns[task.given] if task.given else 1.0)
+    return np.stack([columns[name] for name in names], axis=1).astype(np.float32)
+
+
+def batch_builder(data: EncodedData, *, cold_start_ratio: float = 0.0) -> BatchBuilder:
+    """Return a builder that knows which id columns are the user's own."""
+    count = sum(feature.side is Side.USER for feature in data.features)
+    return BatchBuilder(data, user_features_count=count, cold_start_ratio=cold_start_ratio)
+
+
+def batches_in_order(data: EncodedData, visits: I64) -> Iterator[Batch]:
+    """Yield the batches of some visits, in order."""
+    builder = batch_builder(data)
+    for cut in builder.in_order(visits, EVALUATION_BATCH_ROWS):
+        yield builder.build(cut)
+
+
+def _validation_log_loss(model: CtrModel, data: EncodedData, visits: I64) -> float:
+    if len(visits) == 0:
+        return float("nan")
+    rows = data.rows_of(visits)
+    labels = data.labels[rows, 0]
+    known = ~np.isnan(labels)
+    p = probabilities(predict(model, data, visits)[:, :1], [TaskSpec(name="first")])[known, 0]
+    labels = labels[known]
+    return log_loss(labels, p, natural_weights(labels, data.keep_probability[rows][known]))
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return how many numbers are learned."""
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,35 @@
+"""The short-term module: target attention over the newest behaviors, each by itself.
+
+TWIN (arXiv:2302.02352, section 4.1) puts a DIN-like module over the 50 most recent behaviors beside the
+long-term one. Differs from DIN: softmax attention with heads, as in the long-term module.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from training.modules.target_attention import TargetAttention
+
+READS = "recents"
+
+
+class Options(BaseModel):
+    """Options of the module."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    heads: int = Field(default=2, ge=1)
+    head_width: int = Field(default=16, ge=1)
+    out_width: int = Field(default=32, ge=1)
+
+
+def build(options: Options, *, item_width: int) -> TargetAttention:
+    """Build the module for item embeddings of a width."""
+    return TargetAttention(
+        item_width,
+        heads=options.heads,
+        head_width=options.head_width,
+        out_width=options.out_width,
+        keep=None,
+        weigh_sizes=False,
+    )

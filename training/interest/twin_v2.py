@@ -1,0 +1,37 @@
+"""TWIN V2 (arXiv:2407.16357): target attention over the clusters of a user's whole life cycle.
+
+See `modules/target_attention.py` for the equations. `keep` is the GSU's cut; the paper's is 100. `null`
+keeps all clusters (exact attention), which is cheaper up to about two thousand of them and never less
+faithful; a model is served with the `keep` it was trained with.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from training.modules.target_attention import TargetAttention
+
+READS = "clusters"
+
+
+class Options(BaseModel):
+    """Options of the module."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    heads: int = Field(default=4, ge=1)
+    head_width: int = Field(default=16, ge=1)
+    out_width: int = Field(default=64, ge=1)
+    keep: int | None = Field(default=None, ge=1, description="clusters that survive the search; null keeps all")
+
+
+def build(options: Options, *, item_width: int) -> TargetAttention:
+    """Build the module for item embeddings of a width."""
+    return TargetAttention(
+        item_width,
+        heads=options.heads,
+        head_width=options.head_width,
+        out_width=options.out_width,
+        keep=options.keep,
+        weigh_sizes=True,
+    )

@@ -1,0 +1,99 @@
+"""A CTR model: embeddings, interest modules and a backbone, composed as the config says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from service.contract.features import FeatureSpec, Side
+from training.config import ModelConfig
+from training.data.batch import Batch
+from training.modules.embeddings import FeatureEmbeddings
+from training.modules.split import BackboneWidths, HistoryPart
+from training.plugins import load_plugin
+
+
+class CtrModel(nn.Module):
+    """Rows in, logits out: (B, T, columns), where columns is 2 if a task's loss needs two logits, else 1."""
+
+    item_ids: Tensor
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        features: tuple[FeatureSpec, ...],
+        item_ids: Tensor,
+        domains_count: int,
+        tasks_count: int,
+        logit_columns: int,
+    ) -> None:
+        """`item_ids` (I, FI) are the feature ids of every item row; row 0 is the cold-start item, all unknown."""
+        super().__init__()
+        self.register_buffer("item_ids", item_ids, persistent=False)
+        self.user = self._embeddings(config, features, Side.USER, Side.CONTEXT)
+        self.item = self._embeddings(config, features, Side.ITEM)
+        self.candidate = self._embeddings(config, features, Side.CANDIDATE)
+        self.interests = nn.ModuleDict()
+        self.reads: dict[str, str] = {}
+        for interest in config.interests:
+            module = load_plugin("training.interest", interest.name)
+            options = module.Options.model_validate(interest.options)
+            self.interests[interest.name] = module.build(options, item_width=self.item.width)
+            self.reads[interest.name] = module.READS
+        widths = BackboneWidths(
+            user=self.user.width,
+            item=self.item.width,
+            candidate=self.candidate.width,
+            interest=sum(int(module.out_width) for module in self.interests.values()),  # type: ignore[arg-type]
+            user_slices=self.user.slices,
+            item_slices=self.item.slices,
+            domains_count=domains_count,
+            tasks_count=tasks_count,
+            logit_columns=logit_columns,
+        )
+        backbone = load_plugin("training.backbones", config.backbone.name)
+        self.backbone = backbone.build(backbone.Options.model_validate(config.backbone.options), widths=widths)
+
+    @staticmethod
+    def _embeddings(config: ModelConfig, features: tuple[FeatureSpec, ...], *sides: Side) -> FeatureEmbeddings:
+        chosen = [feature for side in sides for feature in features if feature.side is side]
+        return FeatureEmbeddings(
+            {feature.name: feature.encoder.ids_count for feature in chosen},
+            {f.name: config.embedding_widths.get(f.name, config.embedding_width) for f in chosen},
+        )
+
+    def embed_items(self, rows: Tensor) -> Tensor:
+        """Return the embedding of item rows, (..., D)."""
+        out: Tensor = self.item(self.item_ids[rows])
+        return out
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return logits (B, T, columns)."""
+        item = self.embed_items(batch.item)
+        user = self.user(batch.user_ids)[batch.request]
+        parts: dict[str, HistoryPart] = {}
+        for name in set(self.reads.values()):
+            ids = batch.parts[name]
+            parts[name] = HistoryPart(
+                self.embed_items(ids.item_rows), ids.index, ids.size, ids.age, ids.strength
+            )
+        interests = [
+            module(item, parts[self.reads[name]], batch.layout) for name, module in self.interests.items()
+        ]
+        interest = torch.cat(interests, dim=-1) if interests else item[:, :0]
+        candidate = self.candidate(batch.candidate_ids)
+        out: Tensor = self.backbone(user, item, candidate, interest, batch.domain[batch.request])
+        return out
+
+
+def parameters_by_kind(model: nn.Module) -> Mapping[str, list[Any]]:
+    """Return the parameters of embedding tables and all others, to give them learning rates of their own."""
+    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    return {
+        "embeddings": [p for p in model.parameters() if id(p) in embeddings],
+        "dense": [p for p in model.parameters() if id(p) not in embeddings],
+    }

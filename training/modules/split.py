@@ -1,0 +1,102 @@
+"""How a module is split for serving: what is computed per item ahead of time, per request, and per candidate.
+
+A served request has one user, one context, one domain and one history, and N candidates. Work that
+depends only on the item is done at export and stored as columns of the item tables; work that depends only
+on the request is done once in it; only the rest runs N times. Each trainable module states its own split by
+`served()`, which returns a module of one of the two kinds below. One that gains nothing from a split states
+none and is served by `unsplit.py` as it is trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class HistoryPart:
+    """Clusters or recent behaviors of several histories, padded.
+
+    Axes:
+        index: (V, L) into the rows of `items`; size: (V, L), 0 marks padding; age, strength: (V, L) bucket ids.
+        items: (U, D) item embeddings that the index points into, each projected once.
+    """
+
+    items: Tensor
+    index: Tensor
+    size: Tensor
+    age: Tensor
+    strength: Tensor
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """Which history a row reads, and its place among that history's rows, so that rows can be padded.
+
+    Axes:
+        visit: (B,) index of the row's history; slot: (B,) place in it; width: most rows of one history.
+    """
+
+    visit: Tensor
+    slot: Tensor
+    width: int
+
+
+@dataclass(frozen=True)
+class BackboneWidths:
+    """What a backbone is built for: widths of its inputs, where single features lie in them, and its outputs."""
+
+    user: int
+    item: int
+    candidate: int
+    interest: int
+    user_slices: dict[str, slice]
+    item_slices: dict[str, slice]
+    domains_count: int
+    tasks_count: int
+    logit_columns: int
+
+
+class ServedInterest(nn.Module):
+    """An interest module's served form.
+
+    `item_columns(embedding (I, D)) -> (I, W)` is run at export. `forward(columns (N, W), items (L, D),
+    size (L,), age (L,), strength (L,)) -> (N, out)` is run per request.
+    """
+
+    def item_columns(self, embedding: Tensor) -> Tensor:
+        """Return what is stored per item, (I, W)."""
+        raise NotImplementedError
+
+    def forward(self, columns: Tensor, items: Tensor, size: Tensor, age: Tensor, strength: Tensor) -> Tensor:
+        """Return the interest of the user in each candidate, (N, out)."""
+        raise NotImplementedError
+
+
+class ServedBackbone(nn.Module):
+    """A backbone's served form; JRC's two logit columns are folded into one."""
+
+    def item_columns(self, embedding: Tensor) -> Tensor:
+        """Return what is stored per item for all domains, (I, Ws)."""
+        return embedding[:, :0]
+
+    def item_columns_by_domain(self, embedding: Tensor) -> Tensor:
+        """Return what is stored per item and domain, (M, I, Wd)."""
+        return embedding[None, :, :0]
+
+    def forward(
+        self, user: Tensor, shared: Tensor, by_domain: Tensor, candidate: Tensor, interest: Tensor, domain: Tensor
+    ) -> Tensor:
+        """Return natural-rate logits (N, T).
+
+        Shapes:
+            user: (1, dU); shared: (N, Ws); by_domain: (N, Wd); candidate: (N, dP); interest: (N, dS);
+            domain: (1,) int64.
+        """
+        raise NotImplementedError
+
+
+def fold_logit_columns(logits: Tensor) -> Tensor:
+    """Return one logit per task, (..., T, 1 or 2) -> (..., T): JRC's f1 - f0, arXiv:2208.06164 (p = sigmoid(f1 - f0))."""
+    return logits[..., 1] - logits[..., 0] if logits.shape[-1] == 2 else logits[..., 0]

@@ -1,0 +1,123 @@
+"""publish: verified artefacts to the registry, life cycles to the store; pointers are switched last.
+
+Order, and what a crash leaves: the catalogue grows (old artefacts read a prefix of it) → artefacts are
+installed (nobody reads a version that no pointer names) → the store is given the snapshot under an id of its
+own (nobody reads an id that no pointer names) → the snapshot pointer → the models' pointers. Before the
+pointers, all that was live is untouched; between them, the new snapshot goes with the old models, which is
+legal, because blobs carry catalogue ids. Publishing again is harmless. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import orjson
+
+from service.contract.artefact import (
+    SnapshotRef,
+    activate_artefact,
+    catalogue_folder,
+    install_artefact,
+    read_artefact,
+    read_snapshot_ref,
+    write_snapshot_ref,
+)
+from service.contract.catalogue import write_catalogue
+from service.contract.history import decode_snapshot, encode_snapshot
+from service.contract.manifest import Manifest
+from service.contract.store_keys import encode_user_features
+from service.stores import open_store
+from service.stores.base import SnapshotRecord, Store, StoreSettings
+from training.errors import StageError
+from training.export.raw_requests import with_catalogue_ids
+from training.progress import Progress
+from training.workbench import ARTEFACT_FOLDER, Workbench
+
+
+def run(bench: Workbench, out: Path, progress: Progress) -> dict[str, object]:
+    """Publish all models of the config and the newest snapshot of every user."""
+    del out  # what is published lies in the registry and the store
+    registry, line = bench.config.publish.registry, bench.config.publish.snapshot_line
+    folders = {name: bench.done("verify", name) / ARTEFACT_FOLDER for name in bench.config.models}
+    manifests = {name: read_artefact(folder) for name, folder in folders.items()}
+    for manifest in manifests.values():
+        _check_catalogue(bench, manifest)
+    write_catalogue(catalogue_folder(registry, bench.catalogue.name), bench.catalogue)
+    for folder in folders.values():
+        install_artefact(registry, folder)
+
+    at_ms = int(bench.snapshot_moments_ms[-1])
+    ref = SnapshotRef(
+        snapshot_id=f"{at_ms}-{_content_id(bench)}",
+        at_ms=at_ms,
+        users_count=len(bench.dataset.users),
+        catalogue=bench.catalogue.ref(),
+        previous_id=None,
+    )
+    old = read_snapshot_ref(registry, line)
+    if old is not None:
+        previous = old.previous_id if old.snapshot_id == ref.snapshot_id else old.snapshot_id
+        ref = ref.model_copy(update={"previous_id": previous})
+    asyncio.run(_publish(bench, ref, old, manifests, progress))
+    return {
+        "users": ref.users_count,
+        "snapshot": ref.snapshot_id,
+        **{name: f"{name}-{manifest.version}" for name, manifest in manifests.items()},
+    }
+
+
+async def _publish(
+    bench: Workbench,
+    ref: SnapshotRef,
+    old: SnapshotRef | None,
+    manifests: dict[str, Manifest],
+    progress: Progress,
+) -> None:
+    registry = bench.config.publish.registry
+    store = await open_store(bench.config.publish.store, StoreSettings())
+    try:
+        with progress.task("write life cycles", total=ref.users_count) as advance:
+            await store.write_snapshot(ref.snapshot_id, _records(bench, ref.at_ms, advance))
+        write_snapshot_ref(registry, bench.config.publish.snapshot_line, ref)
+        for name, manifest in manifests.items():
+            activate_artefact(registry, name, manifest.version)
+        await _delete_retired(store, ref, old)
+    finally:
+        await store.close()
+
+
+async def _delete_retired(store: Store, ref: SnapshotRef, old: SnapshotRef | None) -> None:
+    """Delete the snapshot before the previous one; the previous one stays for services not yet restarted."""
+    if old is not None and old.previous_id not in (None, ref.snapshot_id, ref.previous_id):
+        assert old.previous_id is not None
+        await store.delete_snapshot(old.previous_id)
+
+
+def _records(bench: Workbench, at_ms: int, advance: Callable[[int], None]) -> Iterator[SnapshotRecord]:
+    blobs = dict(bench.snapshots.at(at_ms))
+    for row in bench.dataset.users.iter_rows(named=True):
+        user = str(row.pop("user_id"))
+        blob = blobs.get(user)
+        if blob is not None:
+            blob = encode_snapshot(with_catalogue_ids(bench.catalogue_ids, decode_snapshot(blob)))
+        advance(1)
+        yield user, blob, encode_user_features(row)
+
+
+def _check_catalogue(bench: Workbench, manifest: Manifest) -> None:
+    """Refuse artefacts verified against a catalogue that has since taken another course."""
+    if manifest.catalogue != bench.catalogue.ref():
+        raise StageError(
+            f"the catalogue {bench.catalogue.name!r} in {bench.config.publish.registry} has changed since "
+            f"{manifest.name}-{manifest.version} was exported: run `export` and `verify` again"
+        )
+
+
+def _content_id(bench: Workbench) -> str:
+    """Return an id of what is written to the store: the same content has the same id."""
+    key = orjson.loads((bench.done("cluster") / "stage.json").read_bytes())["key"]
+    content = f"{key}:{bench.dataset.spec.fingerprint}:{bench.catalogue.ref().sha256}"
+    return hashlib.sha256(content.encode()).hexdigest()[:12]

@@ -1,0 +1,77 @@
+"""train: fit one model of the config on the training weeks, and keep the epoch best on validation."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import orjson
+import torch
+
+from training.config import ModelConfig
+from training.data.encoded import EncodedData
+from training.fit import TaskLosses, count_parameters, fit
+from training.model import CtrModel
+from training.progress import Progress
+from training.workbench import Workbench
+
+PARAMETERS_FILE = "parameters.npz"
+FIT_FILE = "fit.json"
+
+
+def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[str, object]:
+    """Fit a model and write its parameters."""
+    config = bench.config.models[model]
+    data = bench.encoded(progress)
+    losses = TaskLosses(config, bench.tasks)
+    built = build_model(bench, config, data, losses)
+    train_visits = data.visits_of("train")
+    report = fit(
+        built,
+        losses,
+        data,
+        config=config.fit,
+        train_visits=train_visits,
+        validation_visits=data.visits_of("validation"),
+        boundaries_ms=bench.snapshot_moments_ms,
+        progress=progress,
+    )
+    save_parameters(out / PARAMETERS_FILE, built)
+    (out / FIT_FILE).write_bytes(orjson.dumps(asdict(report), option=orjson.OPT_INDENT_2))
+    last = report.epochs[-1]
+    return {
+        "rows": len(data.rows_of(train_visits)),
+        "parameters": count_parameters(built),
+        "rows_per_second": round(last.rows_per_second),
+        "best_epoch": report.best_epoch,
+        "mixed_context_share": round(last.mixed_context_share, 4),
+    }
+
+
+def build_model(bench: Workbench, config: ModelConfig, data: EncodedData, losses: TaskLosses) -> CtrModel:
+    """Build a model for the dataset, from its seed."""
+    torch.manual_seed(config.fit.seed)
+    return CtrModel(
+        config,
+        features=data.features,
+        item_ids=torch.from_numpy(data.item_ids),
+        domains_count=len(bench.dataset.spec.domains),
+        tasks_count=len(bench.tasks),
+        logit_columns=losses.logit_columns,
+    )
+
+
+def load_model(bench: Workbench, model: str, progress: Progress) -> CtrModel:
+    """Return a trained model, ready to predict."""
+    config = bench.config.models[model]
+    built = build_model(bench, config, bench.encoded(progress), TaskLosses(config, bench.tasks))
+    with np.load(bench.done("train", model) / PARAMETERS_FILE, allow_pickle=False) as stored:
+        built.load_state_dict({name: torch.from_numpy(stored[name]) for name in stored.files})
+    built.eval()
+    return built
+
+
+def save_parameters(path: Path, model: CtrModel) -> None:
+    """Write a model's parameters and statistics as plain arrays."""
+    np.savez(path, **{name: value.numpy() for name, value in model.state_dict().items()})  # type: ignore[arg-type]

@@ -1,0 +1,195 @@
+"""verify: the gates an export must pass, and the seal that makes it an artefact.
+
+Three gates, on real requests over all domains, numbers of candidates and lengths of history: torch and ONNX
+Runtime agree; a score does not depend on the other candidates; and the golden requests replay. What fails is
+not sealed, so it can neither be published nor loaded.
+"""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import orjson
+
+from service.contract import served_inputs as names
+from service.contract.artefact import seal_artefact
+from service.contract.catalogue import CatalogueRef
+from service.contract.features import Side
+from service.contract.golden import (
+    GoldenCandidate,
+    GoldenRequest,
+    golden_feeds,
+    replay_golden,
+    write_golden,
+)
+from service.contract.history import F32
+from service.contract.manifest import Manifest, Parity, TaskMetrics
+from service.contract.served_inputs import Feeds, RequestEncoder, read_item_tables
+from training.errors import StageError
+from training.export.parity import LOGIT_DIFFERENCE_LIMIT, draw_cases, reference_logits
+from training.export.raw_requests import RawRequests
+from training.fit import probabilities
+from training.progress import Progress
+from training.stages.evaluate import METRICS_FILE
+from training.stages.export import GRAPH_FILE
+from training.stages.train import load_model
+from training.workbench import ARTEFACT_FOLDER, Workbench
+
+GOLDEN_COUNT = 24
+SEED = 11
+UNKNOWN = "unknown to every catalogue"
+
+
+def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[str, object]:
+    """Check an export and seal it in `artefact/`.
+
+    Raises:
+        StageError: a gate is not passed; nothing is sealed.
+    """
+    source = bench.done("export", model)
+    graph = orjson.loads((source / GRAPH_FILE).read_bytes())
+    if CatalogueRef.model_validate(graph["catalogue"]) != bench.catalogue.ref():
+        raise StageError("the registry's catalogue has grown since the export: run `export` again")
+    folder = out / ARTEFACT_FOLDER
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("stage.json", GRAPH_FILE))
+    draft = _draft(bench, model, tuple(graph["inputs"]))
+    served = _ServedGraph(folder, bench, draft)
+    data = bench.encoded(progress)
+    trained = load_model(bench, model, progress)
+
+    rng = np.random.default_rng(SEED)
+    cases = draw_cases(data, rows_min=bench.config.verify_rows, rng=rng)
+    raw = RawRequests(bench, data)
+    parity = independence = 0.0
+    rows_count = 0
+    golden: list[GoldenRequest] = []
+    with progress.task("compare with torch", total=len(cases)) as advance:
+        for number, case in enumerate(cases):
+            request = raw.request_of(case)
+            expected = reference_logits(trained, data, case)
+            got = served.logits(request)
+            parity = max(parity, float(np.abs(got - expected).max()))
+            independence = max(independence, _dependence(served, request, got, rng))
+            rows_count += len(expected)
+            if number % max(1, len(cases) // GOLDEN_COUNT) == 0:
+                p = probabilities(expected, bench.tasks)
+                golden.append(request.model_copy(update={"probability": tuple(map(tuple, p.tolist()))}))
+            advance(1)
+    _gate("torch and ONNX Runtime differ by", parity)
+    _gate("a score changes with the other candidates by", independence)
+    golden.append(_cold_start(golden[0], served))
+    write_golden(folder, golden)
+    replay_golden(
+        folder, manifest=draft, catalogue=bench.catalogue, tables=served.tables, run=served.probabilities
+    )
+    sealed = seal_artefact(
+        folder,
+        draft.model_copy(
+            update={
+                "parity": Parity(
+                    rows_count=rows_count,
+                    logit_difference_max=parity,
+                    logit_difference_limit=LOGIT_DIFFERENCE_LIMIT,
+                )
+            }
+        ),
+    )
+    return {
+        "version": f"{sealed.name}-{sealed.version}",
+        "rows": rows_count,
+        "logit_difference_max": f"{parity:.1e}",
+        "independence_max": f"{independence:.1e}",
+        "golden": len(golden),
+    }
+
+
+class _ServedGraph:
+    """The exported graph in ONNX Runtime, fed by the contract."""
+
+    def __init__(self, folder: Path, bench: Workbench, manifest: Manifest) -> None:
+        self._manifest, self._catalogue = manifest, bench.catalogue
+        self._encoder = RequestEncoder(manifest)
+        self.tables = read_item_tables(folder)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(
+            folder / "scorer.onnx", options, providers=["CPUExecutionProvider"]
+        )
+
+    def logits(self, request: GoldenRequest) -> F32:
+        feeds = golden_feeds(
+            request,
+            manifest=self._manifest,
+            catalogue=self._catalogue,
+            tables=self.tables,
+            encoder=self._encoder,
+        )
+        return self._run(names.LOGIT, feeds)
+
+    def probabilities(self, feeds: Feeds) -> F32:
+        return self._run(names.PROBABILITY, feeds)
+
+    def _run(self, output: str, feeds: Feeds) -> F32:
+        out: F32 = self._session.run([output], {name: feeds[name] for name in self._manifest.graph_inputs})[0]
+        return out
+
+
+def _dependence(served: _ServedGraph, request: GoldenRequest, together: F32, rng: np.random.Generator) -> float:
+    """Return how far the logits of some candidates move when they are scored in another company."""
+    count = len(request.candidates)
+    chosen = rng.permutation(count)[: max(1, count // 3)]
+    fewer = request.model_copy(update={"candidates": tuple(request.candidates[i] for i in chosen)})
+    return float(np.abs(served.logits(fewer) - together[chosen]).max())
+
+
+def _cold_start(request: GoldenRequest, served: _ServedGraph) -> GoldenRequest:
+    """Return a request of an unknown user without history for an unknown and a known item."""
+    cold = request.model_copy(
+        update={
+            "user_id": UNKNOWN,
+            "user_features": {},
+            "snapshot": None,
+            "recent": b"",
+            "candidates": (GoldenCandidate(item_id=UNKNOWN, context={}), request.candidates[0]),
+        }
+    )
+    p = probabilities(served.logits(cold), served._manifest.tasks)
+    return cold.model_copy(update={"probability": tuple(map(tuple, p.tolist()))})
+
+
+def _gate(what: str, difference: float) -> None:
+    if not difference <= LOGIT_DIFFERENCE_LIMIT:
+        raise StageError(f"{what} {difference:.2e} in logits, the limit is {LOGIT_DIFFERENCE_LIMIT:.0e}: not sealed")
+
+
+def _draft(bench: Workbench, model: str, inputs: tuple[str, ...]) -> Manifest:
+    """Return the manifest but for what sealing adds."""
+    spec, config = bench.dataset.spec, bench.config
+    rows = orjson.loads((bench.done("evaluate", model) / METRICS_FILE).read_bytes())
+    return Manifest(
+        name=model,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        backbone=config.models[model].backbone.name,
+        interests=tuple(interest.name for interest in config.models[model].interests),
+        dataset_fingerprint=spec.fingerprint,
+        catalogue=bench.catalogue.ref(),
+        snapshot_line=config.publish.snapshot_line,
+        domains=spec.domains,
+        tasks=bench.tasks,
+        features=tuple(f for f in bench.features if f.side is not Side.ITEM),
+        item_features=tuple(f.name for f in bench.features if f.side is Side.ITEM),
+        history=config.history.limits,
+        items_count=len(bench.catalogue_ids),
+        graph_inputs=inputs,
+        parity=Parity(rows_count=0, logit_difference_max=0.0, logit_difference_limit=LOGIT_DIFFERENCE_LIMIT),
+        metrics=tuple(
+            TaskMetrics.model_validate({name: row[name] for name in TaskMetrics.model_fields})
+            for row in rows
+            if row["split"] == "test" and row["weighting"] == "natural"
+        ),
+        files={},
+    )

@@ -1,0 +1,119 @@
+"""What the stages of one run share: where folders are, and what is costly to read twice.
+
+Knows nothing of the order of stages; asking for something whose stage has not run is a clear error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from service.contract.artefact import catalogue_folder
+from service.contract.catalogue import Catalogue, read_catalogue
+from service.contract.features import FeatureSpec
+from service.contract.history import I64, U32, Snapshot
+from service.contract.manifest import TaskSpec
+from training.config import PipelineConfig
+from training.data.dataset import Dataset
+from training.data.encoded import EncodedData, encode_dataset
+from training.data.vocabulary import build_features
+from training.errors import StageError
+from training.history.storage import SnapshotTable
+from training.progress import Progress
+
+DAY_MS = 86_400_000
+SNAPSHOTS_FILE = "snapshots.parquet"
+ITEM_VECTORS_FILE = "item_vectors.npy"
+ARTEFACT_FOLDER = "artefact"
+
+
+class Workbench:
+    """A pipeline's folders and shared inputs."""
+
+    def __init__(self, config: PipelineConfig) -> None:
+        self.config = config
+
+    def folder(self, stage: str, model: str | None = None) -> Path:
+        """Return where a stage's output lies."""
+        base = self.config.workspace / stage
+        return base / model if model else base
+
+    def done(self, stage: str, model: str | None = None) -> Path:
+        """Return a finished stage's folder.
+
+        Raises:
+            StageError: the stage has not run.
+        """
+        folder = self.folder(stage, model)
+        if not (folder / "stage.json").is_file():
+            raise StageError(f"stage {stage!r} has not run: no {folder / 'stage.json'}. Run it first, or `run`")
+        return folder
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The canonical dataset."""
+        return Dataset(self.done("prepare"))
+
+    @cached_property
+    def features(self) -> tuple[FeatureSpec, ...]:
+        """The features and their encoders."""
+        return build_features(self.dataset, self.config.vocabulary)
+
+    @cached_property
+    def tasks(self) -> tuple[TaskSpec, ...]:
+        """The tasks as the service knows them."""
+        return tuple(TaskSpec(name=task.name, given=task.given) for task in self.dataset.spec.tasks)
+
+    @cached_property
+    def first_ms(self) -> int:
+        """When the data begin."""
+        starts = (self.dataset.behaviors["at_ms"].min(), self.dataset.exposures["shown_at_ms"].min())
+        return min(int(start) for start in starts if isinstance(start, int))
+
+    @cached_property
+    def snapshot_moments_ms(self) -> I64:
+        """When snapshots are made: on schedule, and at the data's end, which is the one to publish."""
+        history, end_ms = self.config.history, self.dataset.spec.splits.end_ms
+        first = self.first_ms + int(history.first_snapshot_days * DAY_MS)
+        scheduled = np.arange(first, end_ms, int(history.snapshot_every_days * DAY_MS), dtype=np.int64)
+        return np.append(scheduled, end_ms)
+
+    @cached_property
+    def snapshots(self) -> SnapshotTable:
+        """All snapshots of all users."""
+        return SnapshotTable.load(self.done("cluster") / SNAPSHOTS_FILE)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The registry's catalogue with this dataset's items appended."""
+        folder = catalogue_folder(self.config.publish.registry, self.config.publish.catalogue)
+        known = read_catalogue(folder) if (folder / "current").exists() else Catalogue(folder.name, ())
+        return known.extended(self.dataset.items["item_id"].to_list())
+
+    @cached_property
+    def catalogue_ids(self) -> U32:
+        """The catalogue id of every item row, (I,); row 0 is the unknown item."""
+        return np.array([0, *self.catalogue.ids_of(self.dataset.items["item_id"].to_list())], np.uint32)
+
+    def encoded(self, progress: Progress) -> EncodedData:
+        """Return the dataset as ids, with histories over all snapshots; made once a process."""
+        if self._encoded is None:
+            self._encoded = self.encode(self.snapshots.newest_before, progress)
+        return self._encoded
+
+    _encoded: EncodedData | None = None
+
+    def encode(self, find_snapshot: Callable[[str, int], Snapshot | None], progress: Progress) -> EncodedData:
+        """Return the dataset as ids, with the snapshots that `find_snapshot` gives."""
+        visits = self.dataset.exposures.select("user_id", "shown_at_ms").n_unique()
+        with progress.task("lay out histories", total=visits) as advance:
+            return encode_dataset(
+                self.dataset,
+                self.features,
+                limits=self.config.history.limits,
+                find_snapshot=find_snapshot,
+                progress=advance,
+            )
