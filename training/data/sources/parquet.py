@@ -5,7 +5,7 @@ docs/bring-your-own-data.md describes the format. Knows nothing of what is done 
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -66,8 +66,10 @@ def _as_utc(value: object) -> object:
     """Read a date without a time zone, or without a time, as UTC."""
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
-    if isinstance(value, datetime):
-        return value if value.tzinfo else value.replace(tzinfo=UTC)
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime.combine(value, time())
+    if isinstance(value, datetime) and value.tzinfo is None:
+        return value.replace(tzinfo=UTC)
     return value
 
 
