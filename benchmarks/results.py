@@ -1,0 +1,36 @@
+"""Results files of the benchmarks: `{"meta": {machine, versions, command, date}, "rows": [...]}`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def write_results(path: Path, rows: Sequence[Mapping[str, Any]], *, packages: Sequence[str]) -> None:
+    """Write rows with what is needed to read them later: machine, versions, command, date."""
+    command = shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    meta = {
+        "machine": f"{_processor()}, {os.cpu_count()} cores",
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "command": command,
+        "date": datetime.now(tz=UTC).date().isoformat(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"meta": meta, "rows": list(rows)}, indent=2) + "\n")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())

@@ -1,0 +1,220 @@
+"""What a user would pick instead: gradient boosting on rich counts, and popularity, on a prepared dataset.
+
+    python -m benchmarks.rivals DATASET_FOLDER [--out FILE.json] [--rivals popularity,lightgbm] [--threads N]
+
+Both are fitted on the training rows of the first task, tuned on the validation rows and measured on the test
+rows, the very rows that the models see, at the natural rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import lightgbm
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from benchmarks.results import write_results
+from benchmarks.rival_counts import past_counts
+from service.contract.features import Side
+from training.data.dataset import Dataset
+from training.metrics.evaluate import evaluate
+from training.metrics.natural import log_loss, natural_weights
+
+F64 = npt.NDArray[np.float64]
+
+PSEUDO_CLICKS: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+TREES_MAX: Final = 2000
+PATIENCE_TREES: Final = 50
+PARAMETERS: Final = {
+    "objective": "binary",
+    "num_leaves": 127,
+    "learning_rate": 0.06,
+    "boost_from_average": False,
+    "seed": 1,
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbosity": -1,
+}
+_WEEK_MS: Final = 7 * 24 * 3600 * 1000
+
+Say = Callable[[str], None]
+
+
+def popularity(dataset: Dataset, say: Say) -> F64:
+    """Return the probability of each exposure by its item's and domain's natural rate on training rows, (B,).
+
+    The rate of an item in a domain is shrunk to the item's over all domains, and that to the domain's. An
+    item's clicks are set against those expected of its exposures at the domains' rates. The strength of
+    shrinking, in expected clicks, is the one of PSEUDO_CLICKS with the best log-loss on validation.
+    """
+    label = dataset.spec.tasks[0].name
+    rows = dataset.exposures.select("item_id", "domain", "split", pl.col(label).alias("click")).with_columns(
+        pl.Series("weight", natural_weights(dataset.exposures[label], dataset.exposures["keep_probability"]))
+    )
+    valid = (rows["split"] == "validation").to_numpy()
+    found: list[tuple[float, float, F64]] = []
+    for pseudo in PSEUDO_CLICKS:
+        probability = _shrunk_rates(rows, pseudo)
+        loss = log_loss(rows["click"].to_numpy()[valid], probability[valid], rows["weight"].to_numpy()[valid])
+        found.append((np.inf if loss is None else loss, pseudo, probability))
+    loss, pseudo, probability = min(found, key=lambda each: each[0])
+    say(f"popularity: {pseudo} pseudo-clicks, validation log-loss {loss:.6f}")
+    return probability
+
+
+def _shrunk_rates(rows: pl.DataFrame, pseudo: float) -> F64:
+    train = rows.filter(pl.col("split") == "train")
+    overall = float(np.average(train["click"].to_numpy(), weights=train["weight"].to_numpy()))
+    clicks, exposures = pl.col("click").sum(), pl.col("weight").sum()
+    by_domain = train.group_by("domain").agg((clicks / exposures).alias("rate"))
+    expected = train.join(by_domain, on="domain").with_columns(
+        (pl.col("weight") * pl.col("rate")).alias("expected")
+    )
+    lift = (clicks + pseudo) / (pl.col("expected").sum() + pseudo)
+    by_item = expected.group_by("item_id").agg(lift.alias("lift"))
+    by_both = expected.group_by("item_id", "domain").agg(clicks, pl.col("expected").sum())
+    by_both = by_both.join(by_item, on="item_id").select(
+        "item_id",
+        "domain",
+        ((pl.col("click") + pseudo * pl.col("lift")) / (pl.col("expected") + pseudo)).alias("lift_here"),
+    )
+    placed = (
+        rows.select("item_id", "domain")
+        .join(by_domain, on="domain", how="left", maintain_order="left")
+        .join(by_item, on="item_id", how="left", maintain_order="left")
+        .join(by_both, on=["item_id", "domain"], how="left", maintain_order="left")
+    )
+    rate = pl.col("rate").fill_null(overall) * pl.coalesce("lift_here", "lift", 1.0)
+    probability: F64 = placed.select(rate.clip(0.0, 1.0)).to_series().to_numpy()
+    return probability
+
+
+def boosted_trees(dataset: Dataset, say: Say, *, threads: int, candidate_features: bool) -> F64:
+    """Return the natural-rate probability of each exposure by LightGBM, (B,).
+
+    −ln keep_probability is in each row's `init_score`, which LightGBM adds in fitting and not in predicting.
+    Fitting starts from the natural rate, which must be added again: from 0 the first trees would have to make
+    up seven units of logit where the loss is almost flat, and they diverge.
+    """
+    label = dataset.spec.tasks[0].name
+    features, categorical = _features(dataset, candidate_features=candidate_features)
+    names = features.columns
+    table = features.to_numpy()
+    say(f"lightgbm: {len(table)} rows, {len(names)} features: {', '.join(names)}")
+    click = dataset.exposures[label].to_numpy().astype(np.float32)
+    split = dataset.exposures["split"].to_numpy()
+    weight = natural_weights(click, dataset.exposures["keep_probability"])
+    rate = float(np.average(click[split == "train"], weights=weight[split == "train"]))
+    start = float(np.log(rate / (1.0 - rate)))
+    offset = start - np.log(dataset.exposures["keep_probability"].to_numpy())
+    sets: dict[str, lightgbm.Dataset] = {}
+    for name in ("train", "validation"):
+        chosen = split == name
+        sets[name] = lightgbm.Dataset(
+            table[chosen],
+            click[chosen],
+            init_score=offset[chosen],
+            feature_name=names,
+            categorical_feature=categorical,
+            reference=sets.get("train"),
+        )
+    model = lightgbm.train(
+        {**PARAMETERS, "num_threads": threads},
+        sets["train"],
+        num_boost_round=TREES_MAX,
+        valid_sets=[sets["validation"]],
+        callbacks=[
+            lightgbm.early_stopping(PATIENCE_TREES, verbose=False),
+            lambda env: (
+                say(f"tree {env.iteration}: {env.evaluation_result_list[0][2]:.6f}")
+                if env.iteration % 50 == 0
+                else None
+            ),
+        ],
+    )
+    say(f"lightgbm: {model.best_iteration} trees")
+    logit = start + np.asarray(model.predict(table, raw_score=True, num_threads=threads), np.float64)
+    return 1.0 / (1.0 + np.exp(-logit))
+
+
+def _features(dataset: Dataset, *, candidate_features: bool) -> tuple[pl.DataFrame, list[str]]:
+    """Return one row an exposure (past counts, week, domain, context, attributes), and which are codes."""
+    sides = [Side.CONTEXT, Side.ITEM, *([Side.CANDIDATE] if candidate_features else [])]
+    declared = [feature for feature in dataset.spec.features_of(*sides) if feature.name != "item_id"]
+    exposures = dataset.exposures.join(dataset.items, on="item_id", how="left", maintain_order="left")
+    codes = ["domain", *(feature.name for feature in declared if feature.kind == "categorical")]
+    numbers = [feature.name for feature in declared if feature.kind == "numeric"]
+    start_ms = int(dataset.exposures["shown_at_ms"].min())  # type: ignore[arg-type]
+    described = exposures.select(
+        ((pl.col("shown_at_ms") - start_ms) // _WEEK_MS).alias("week").cast(pl.Float32),
+        *((pl.col(name).rank("dense") - 1).cast(pl.Float32) for name in codes),
+        *(pl.col(name).cast(pl.Float32) for name in numbers),
+    )
+    table = past_counts(dataset).hstack(described)
+    return table.with_columns(pl.all().cast(pl.Float32).fill_null(float("nan"))), codes
+
+
+def measured(dataset: Dataset, probability: F64, *, system: str) -> list[dict[str, Any]]:
+    """Return natural metrics of the first task on the test rows: all domains, then each."""
+    label = dataset.spec.tasks[0].name
+    chosen = (dataset.exposures["split"] == "test").to_numpy()
+    test = dataset.exposures_of("test")
+    domains = test["domain"].replace_strict(
+        list(dataset.spec.domains), list(range(len(dataset.spec.domains))), return_dtype=pl.Int64
+    )
+    rows = evaluate(
+        test[label].to_numpy()[:, None],
+        probability[chosen][:, None],
+        natural_weights(test[label], test["keep_probability"]),
+        users=test["user_id"].to_numpy(),
+        requests=test["request_id"].to_numpy(),
+        domains=domains.to_numpy(),
+        domain_names=dataset.spec.domains,
+        task_names=(label,),
+    )
+    return [{"system": system, "dataset": dataset.spec.fingerprint[:12], **asdict(row)} for row in rows]
+
+
+def main() -> None:
+    """Fit, measure, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/rivals.json"))
+    parser.add_argument("--rivals", default="popularity,lightgbm")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--candidate-features", action="store_true", help="give them to lightgbm too")
+    arguments = parser.parse_args()
+    dataset = Dataset(arguments.dataset)
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"[{time.monotonic() - began:7.1f} s] {line}", file=sys.stderr, flush=True)
+
+    rivals: dict[str, Callable[[], F64]] = {
+        "popularity": lambda: popularity(dataset, say),
+        "lightgbm": lambda: boosted_trees(
+            dataset, say, threads=arguments.threads, candidate_features=arguments.candidate_features
+        ),
+    }
+    rows: list[dict[str, Any]] = []
+    for name in arguments.rivals.split(","):
+        if name not in rivals:
+            parser.error(f"{name!r} is none of {', '.join(rivals)}")
+        rows += measured(dataset, rivals[name](), system=name)
+        write_results(arguments.out, rows, packages=("lightgbm", "numpy", "polars"))
+    for row in rows:
+        print("  ".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values()))
+
+
+if __name__ == "__main__":
+    main()
