@@ -48,6 +48,6 @@ def prepare(source: str, options: Mapping[str, Any], out: Path, *, progress: Pro
         raw = plugin.build(chosen, progress=begin)
         spec = canonical.write_dataset(raw, out, progress=begin)
         advance(1)
-    for count in ("exposures", "requests", "behaviors", "users", "items", "rows_set_aside"):
-        progress.say(f"{spec.counts[count]:,} {count.replace('_', ' ')}")
+    named = ("exposures", "requests", "behaviors", "users", "items", "rows_set_aside")
+    progress.say(", ".join(f"{spec.counts[count]:,} {count.replace('_', ' ')}" for count in named))
     return spec.counts
