@@ -41,7 +41,9 @@ class SnapshotRef(BaseModel):
     at_ms: int
     users_count: int
     catalogue: CatalogueRef
-    previous_id: str | None = Field(default=None, description="still in the store, for services not yet restarted")
+    previous_id: str | None = Field(
+        default=None, description="still in the store, for services not yet restarted"
+    )
 
 
 def model_folder(registry: Path, name: str) -> Path:

@@ -1,0 +1,185 @@
+"""The history of a request, by construction and against a plain reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.contract.history import (
+    AGE_BUCKETS,
+    STRENGTH_BUCKETS,
+    Behaviors,
+    History,
+    HistoryLimits,
+    Snapshot,
+    age_buckets,
+    build_history,
+    strength_buckets,
+)
+
+Row = tuple[int, int, int]  # at_ms, item, strength
+LIMITS = HistoryLimits()
+
+
+def behaviors(rows: Sequence[Row]) -> Behaviors:
+    columns = list(zip(*rows, strict=True)) if rows else [(), (), ()]
+    return Behaviors(
+        np.array(columns[0], np.int64), np.array(columns[1], np.uint32), np.array(columns[2], np.uint16)
+    )
+
+
+def snapshot(at_ms: int, clusters: Sequence[tuple[int, int, int, int]], tail: Sequence[Row]) -> Snapshot:
+    """Return a snapshot of clusters (item, size, mean age in s, strength)."""
+    columns = np.array(clusters, np.int64).reshape(-1, 4).T
+    return Snapshot(
+        at_ms,
+        columns[0].astype(np.uint32),
+        columns[1].astype(np.uint32),
+        columns[2].astype(np.uint32),
+        columns[3].astype(np.uint16),
+        behaviors(tail),
+    )
+
+
+def ages(*age_s: int) -> list[int]:
+    return age_buckets(np.array(age_s, np.int64)).tolist()
+
+
+def test_no_history_at_all() -> None:
+    history = build_history(None, Behaviors.empty(), at_ms=0, limits=LIMITS)
+    assert [len(getattr(history, name)) for name in History.__slots__] == [0] * 7
+
+
+def test_behavior_at_the_request_is_not_seen_and_one_before_is() -> None:
+    history = build_history(None, behaviors([(100, 1, 0), (99, 2, 0), (101, 3, 0)]), at_ms=100, limits=LIMITS)
+    assert history.item.tolist() == history.recent_item.tolist() == [2]
+
+
+def test_behavior_at_the_snapshot_is_recent_and_one_before_is_covered() -> None:
+    old = snapshot(50, [(9, 4, 10, 0)], [(49, 8, 0)])
+    history = build_history(old, behaviors([(49, 1, 0), (50, 2, 0)]), at_ms=100, limits=LIMITS)
+    assert history.item.tolist() == [9, 2]
+    assert history.size.tolist() == [4.0, 1.0]
+    assert history.recent_item.tolist() == [8, 2]
+
+
+@pytest.mark.parametrize("at_ms", [100, 101])
+def test_snapshot_at_or_after_the_request_is_not_used(at_ms: int) -> None:
+    future = snapshot(at_ms, [(9, 4, 10, 0)], [(5, 8, 0)])
+    history = build_history(future, behaviors([(20, 1, 0), (100, 2, 0)]), at_ms=100, limits=LIMITS)
+    assert history.item.tolist() == history.recent_item.tolist() == [1]
+
+
+def test_snapshot_just_before_the_request_is_used() -> None:
+    history = build_history(snapshot(99, [(9, 4, 10, 0)], []), Behaviors.empty(), at_ms=100, limits=LIMITS)
+    assert history.item.tolist() == [9]
+
+
+def test_order_of_arrival_does_not_matter_but_ties_keep_it() -> None:
+    rows = [(30, 3, 0), (10, 1, 0), (20, 2, 0), (20, 7, 0)]
+    history = build_history(None, behaviors(rows), at_ms=100, limits=LIMITS)
+    assert history.item.tolist() == history.recent_item.tolist() == [1, 2, 7, 3]
+
+
+def test_clusters_grow_older_from_the_snapshot_to_the_request() -> None:
+    day_ms = 86_400_000
+    old = snapshot(0, [(9, 4, 3_600, 0)], [(-7_000, 8, 0)])
+    history = build_history(old, behaviors([(day_ms, 2, 0)]), at_ms=2 * day_ms, limits=LIMITS)
+    assert history.age.tolist() == ages(3_600 + 2 * 86_400, 86_400)
+    assert history.recent_age.tolist() == ages(2 * 86_400 + 7, 86_400)
+
+
+def test_caps_keep_the_newest() -> None:
+    old = snapshot(0, [(90, 2, 0, 0), (91, 2, 0, 0)], [(-2, 80, 0), (-1, 81, 0)])
+    live = behaviors([(t, t, 0) for t in (1, 2, 3)])
+    history = build_history(old, live, at_ms=100, limits=HistoryLimits(singletons_max=2, recents_max=4))
+    assert history.item.tolist() == [90, 91, 2, 3]
+    assert history.recent_item.tolist() == [81, 1, 2, 3]
+
+
+def test_caps_of_zero_leave_the_clusters() -> None:
+    old = snapshot(0, [(90, 2, 0, 0)], [(-2, 80, 0)])
+    limits = HistoryLimits(singletons_max=0, recents_max=0)
+    history = build_history(old, behaviors([(1, 1, 0)]), at_ms=100, limits=limits)
+    assert history.item.tolist() == [90] and history.recent_item.tolist() == []
+
+
+def test_recents_are_not_capped_by_the_cap_of_singletons() -> None:
+    live = behaviors([(t, t, 0) for t in range(1, 6)])
+    history = build_history(None, live, at_ms=100, limits=HistoryLimits(singletons_max=1, recents_max=3))
+    assert history.item.tolist() == [5] and history.recent_item.tolist() == [3, 4, 5]
+
+
+def slow_history(
+    old: Snapshot | None, recent: Sequence[Row], at_ms: int, limits: HistoryLimits
+) -> dict[str, list[float]]:
+    clusters: list[tuple[int, float, int, int]] = []  # item, size, age in s, strength
+    tail: list[Row] = []
+    since = -(2**62)
+    if old is not None and old.at_ms < at_ms:
+        since = old.at_ms
+        clusters = [
+            (int(i), float(n), int(a) + (at_ms - since) // 1000, int(s))
+            for i, n, a, s in zip(old.item, old.size, old.mean_age_s, old.strength, strict=True)
+        ]
+        tail = list(
+            zip(*(c.tolist() for c in (old.tail.at_ms, old.tail.item, old.tail.strength)), strict=True)
+        )
+    live = sorted((r for r in recent if since <= r[0] < at_ms), key=lambda r: r[0])
+    kept = live[-limits.singletons_max :] if limits.singletons_max else []
+    clusters += [(item, 1.0, (at_ms - t) // 1000, s) for t, item, s in kept]
+    newest = (tail + live)[-limits.recents_max :] if limits.recents_max else []
+    return {
+        "item": [c[0] for c in clusters],
+        "size": [c[1] for c in clusters],
+        "age": ages(*(c[2] for c in clusters)),
+        "strength": [min(c[3] * 16 // 1024, STRENGTH_BUCKETS - 1) for c in clusters],
+        "recent_item": [r[1] for r in newest],
+        "recent_age": ages(*((at_ms - r[0]) // 1000 for r in newest)),
+        "recent_strength": [min(r[2] * 16 // 1024, STRENGTH_BUCKETS - 1) for r in newest],
+    }
+
+
+rows = st.tuples(st.integers(0, 30_000), st.integers(0, 9), st.integers(0, 2_000))
+clusters = st.tuples(st.integers(0, 9), st.integers(1, 20), st.integers(0, 10**8), st.integers(0, 2_000))
+
+
+@settings(max_examples=300)
+@given(
+    st.none() | st.tuples(st.integers(0, 30_000), st.lists(clusters, max_size=5), st.lists(rows, max_size=5)),
+    st.lists(rows, max_size=12),
+    st.integers(0, 30_000),
+    st.builds(HistoryLimits, singletons_max=st.integers(0, 5), recents_max=st.integers(0, 8)),
+)
+def test_history_is_that_of_the_plain_reference(
+    old: tuple[int, list[tuple[int, int, int, int]], list[Row]] | None,
+    recent: list[Row],
+    at_ms: int,
+    limits: HistoryLimits,
+) -> None:
+    made = None
+    if old is not None:
+        tail = sorted(((t % (old[0] + 1) - 1, i, s) for t, i, s in old[2]), key=lambda r: r[0])
+        made = snapshot(old[0], old[1], tail)
+    history = build_history(made, behaviors(recent), at_ms=at_ms, limits=limits)
+    expected = slow_history(made, recent, at_ms, limits)
+    assert {name: getattr(history, name).tolist() for name in expected} == expected
+
+
+def test_age_buckets_are_two_an_octave() -> None:
+    assert ages(0, 84, 85, 119, 120, 3_840, 10**12) == [0, 0, 1, 1, 2, 12, AGE_BUCKETS - 1]
+
+
+def test_age_buckets_never_fall() -> None:
+    buckets = age_buckets(np.arange(0, 10**8, 9_973))
+    assert (np.diff(buckets.astype(int)) >= 0).all()
+    assert buckets.max() == AGE_BUCKETS - 1
+
+
+def test_strength_buckets_are_sixteenths() -> None:
+    strength = np.array([0, 63, 64, 1_023, 1_024, 1_215, 1_216, 65_535], np.uint16)
+    assert strength_buckets(strength).tolist() == [0, 0, 1, 15, 16, 18, 19, STRENGTH_BUCKETS - 1]

@@ -1,0 +1,83 @@
+"""Golden requests: the store's bytes survive the file, and a replay that differs is refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.contract.artefact import GOLDEN_FILE
+from service.contract.catalogue import Catalogue
+from service.contract.errors import ArtefactError
+from service.contract.golden import GoldenCandidate, GoldenRequest, read_golden, replay_golden, write_golden
+from service.contract.served_inputs import Feeds, ItemTables, rows_by_catalogue_id
+from tests.unit.service.contract.made import golden_bytes, manifest
+
+REQUEST = GoldenRequest(
+    domain="display",
+    user_id="u1",
+    at_ms=1_700_000_100_000,
+    user_features={"spend": 3.0},
+    context={},
+    candidates=(
+        GoldenCandidate(item_id="b", context={"place": "A"}),
+        GoldenCandidate(item_id="?", context={}),
+    ),
+    snapshot=golden_bytes("history_snapshot_v1"),
+    recent=golden_bytes("recent_list_v1"),
+    probability=((0.5, 0.25), (0.125, 0.0)),
+)
+
+
+def tables() -> ItemTables:
+    rows = np.arange(3, dtype=np.float32)[:, None]
+    return ItemTables(rows_by_catalogue_id(np.arange(3, dtype=np.uint32)), rows, np.stack([rows, rows]), rows)
+
+
+def test_bytes_are_the_stores_in_memory_and_base64_in_the_file(tmp_path: Path) -> None:
+    write_golden(tmp_path, [REQUEST, REQUEST.model_copy(update={"snapshot": None, "recent": b""})])
+    first, second = read_golden(tmp_path)
+    assert first == REQUEST and first.snapshot == golden_bytes("history_snapshot_v1")
+    assert (second.snapshot, second.recent) == (None, b"")
+    stored = json.loads((tmp_path / GOLDEN_FILE).read_text())[0]["recent"]
+    assert base64.urlsafe_b64decode(stored) == golden_bytes("recent_list_v1")
+
+
+def replay(folder: Path, probability: list[list[float]]) -> tuple[int, list[Feeds]]:
+    seen: list[Feeds] = []
+
+    def run(feeds: Feeds) -> np.ndarray:
+        seen.append(feeds)
+        return np.array(probability, np.float32)
+
+    catalogue = Catalogue("items", ["a", "b"])
+    return replay_golden(folder, manifest=manifest(), catalogue=catalogue, tables=tables(), run=run), seen
+
+
+def test_replay_lays_the_request_out_with_its_history(tmp_path: Path) -> None:
+    write_golden(tmp_path, [REQUEST])
+    count, (feeds,) = replay(tmp_path, [[0.5, 0.25], [0.125, 0.00009]])
+    assert count == 1
+    assert feeds["domain"].tolist() == [1]
+    assert feeds["item_shared"].tolist() == [[2], [0]]
+    assert feeds["candidate_ids"].tolist() == [[1], [0]]
+    assert feeds["cluster_size"].tolist() == [20, 1, 3, 1]
+    assert feeds["recent_size"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("wrong", [0.2502, float("nan")])
+def test_replay_that_differs_is_refused(tmp_path: Path, wrong: float) -> None:
+    write_golden(tmp_path, [REQUEST])
+    with pytest.raises(ArtefactError, match="golden request 0 scores"):
+        replay(tmp_path, [[0.5, wrong], [0.125, 0.0]])
+
+
+@pytest.mark.parametrize("body", [None, b"", b"{}", b'[{"domain": "x"}]', b"\xff"])
+def test_unreadable_golden_requests_are_refused(tmp_path: Path, body: bytes | None) -> None:
+    if body is not None:
+        (tmp_path / GOLDEN_FILE).write_bytes(body)
+    with pytest.raises(ArtefactError, match="does not parse"):
+        read_golden(tmp_path)
