@@ -1,0 +1,105 @@
+"""`python -m service`: uvicorn over the app, with as many workers as told."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import uvicorn
+from pydantic import ValidationError
+
+from service.errors import StartupError
+from service.experiments.plan import read_plan
+from service.settings import PREFIX, Settings
+from service.stores import schemes
+from service.telemetry.logs import logging_config
+
+# Not from service.telemetry.metrics: the client looks for the variable when it is imported.
+MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def main() -> None:
+    """Serve until told to stop. Exit code 2, and a line that says why, where the settings cannot be used."""
+    try:
+        settings = read_settings(sys.argv[1:])
+        check(settings)
+    except StartupError as error:
+        print(f"twinstar-serve: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    with _environment_of_workers(settings):
+        uvicorn.run(
+            "service.app:create_app",
+            factory=True,
+            host=settings.host,
+            port=settings.port,
+            workers=settings.workers,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=logging_config(settings.log_level),
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=settings.keep_alive_timeout_s,
+            timeout_graceful_shutdown=settings.shutdown_timeout_s,
+        )
+
+
+def read_settings(arguments: Sequence[str]) -> Settings:
+    """Return the settings of a command line over those of the environment.
+
+    Raises:
+        StartupError: a value does not fit, or a variable of ours names no setting.
+    """
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    if unknown := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
+        raise StartupError(f"no such setting: {', '.join(unknown)}; --help lists them")
+    command_line: dict[str, Any] = {
+        "_cli_parse_args": list(arguments),
+        "_cli_prog_name": "twinstar-serve",
+        "_cli_kebab_case": True,
+    }
+    try:
+        return Settings(**command_line)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(str(part) for part in one['loc']) or 'settings'}: {one['msg']}"
+            for one in error.errors()
+        )
+        raise StartupError(f"{wrong}; --help lists the settings") from error
+
+
+def check(settings: Settings) -> None:
+    """Refuse settings that no waiting would mend.
+
+    Raises:
+        StartupError: the experiments file or the store's URL cannot be used.
+    """
+    read_plan(settings.experiments_file)
+    scheme = urlsplit(settings.store_url).scheme
+    if scheme not in schemes():
+        known = ", ".join(f"{name}://" for name in schemes())
+        raise StartupError(f"store_url: no store of scheme {scheme!r}; there are {known}")
+    if scheme == "memory" and settings.workers > 1:
+        raise StartupError("store_url: memory:// is one process's own, and there are several workers")
+
+
+@contextmanager
+def _environment_of_workers(settings: Settings) -> Iterator[None]:
+    """Hand the settings to worker processes, and a folder to count in where there are several."""
+    os.environ.update(settings.as_environment())
+    if settings.workers == 1 or MULTIPROCESS_VARIABLE in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="twinstar-metrics-") as folder:
+        os.environ[MULTIPROCESS_VARIABLE] = folder
+        yield
+
+
+if __name__ == "__main__":
+    main()

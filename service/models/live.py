@@ -1,0 +1,172 @@
+"""What requests are scored with: verified artefacts in memory, and the plan that routes to them.
+
+All of it is immutable. A request reads one `Serving` from its start to its end, so nothing tears when the
+registry's pointers move. Knows nothing of HTTP and of the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from service.contract.artefact import (
+    SnapshotRef,
+    catalogue_folder,
+    current_version,
+    model_folder,
+    read_artefact,
+    read_snapshot_ref,
+)
+from service.contract.catalogue import Catalogue, read_catalogue
+from service.contract.errors import ArtefactError, ContractError
+from service.contract.golden import replay_golden
+from service.contract.history import Behaviors, build_history
+from service.contract.manifest import Manifest
+from service.contract.served_inputs import ItemTables, RequestEncoder, assemble, read_item_tables
+from service.errors import NotReady, ScoringError
+from service.experiments.plan import Plan
+from service.models.scorer import Scorer
+
+WARM_UP_CANDIDATES_COUNTS = (1, 200)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveModel:
+    """One version of a model that answers requests. `snapshot` is None where no users were ever published."""
+
+    manifest: Manifest
+    catalogue: Catalogue
+    tables: ItemTables
+    encoder: RequestEncoder
+    scorer: Scorer
+    snapshot: SnapshotRef | None
+    domains: Mapping[str, int]
+    tasks: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """Name and version, as in the X-Model-Version header."""
+        return f"{self.manifest.name}-{self.manifest.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """All that scoring reads: the plan, and every model that it may route to."""
+
+    plan: Plan
+    models: Mapping[str, LiveModel]
+    catalogue: Catalogue
+
+    @property
+    def default_model(self) -> LiveModel:
+        """The model where no layer decides."""
+        return self.models[self.plan.default_model]
+
+    def covered_until_ms(self) -> int:
+        """Return the time before which every model's snapshot covers a user's behaviors."""
+        return min((m.snapshot.at_ms if m.snapshot else 0) for m in self.models.values())
+
+
+def load_serving(registry: Path, plan: Plan) -> Serving:
+    """Load the current version of every model that a plan names.
+
+    Raises:
+        NotReady: with a reason for each that is missing, torn, or does not fit the others.
+    """
+    models: dict[str, LiveModel] = {}
+    catalogues: dict[str, Catalogue] = {}
+    reasons: list[str] = []
+    for name in plan.models():
+        try:
+            models[name] = load_model(registry, name, catalogues)
+        except (ContractError, ScoringError) as error:
+            reasons.append(str(error))
+    if not reasons:
+        reasons = _misfits(plan, models, catalogues)
+    if reasons:
+        raise NotReady(reasons)
+    return Serving(plan, models, next(iter(catalogues.values())))
+
+
+def load_model(registry: Path, name: str, catalogues: dict[str, Catalogue]) -> LiveModel:
+    """Load and verify the current version of a model, replay its golden requests, and warm it up.
+
+    `catalogues` keeps those that were read, by name: models share them.
+
+    Raises:
+        ContractError: it is missing, torn, altered, or scores other than verified.
+        ScoringError: its graph fails.
+    """
+    folder = model_folder(registry, name) / current_version(registry, name)
+    manifest = read_artefact(folder)
+    if manifest.name != name:
+        raise ArtefactError(f"{folder} holds an artefact of model {manifest.name!r}, not {name!r}")
+    catalogue = catalogues.get(manifest.catalogue.name)
+    if catalogue is None:
+        catalogue = read_catalogue(catalogue_folder(registry, manifest.catalogue.name))
+        catalogues[catalogue.name] = catalogue
+    catalogue.check(manifest.catalogue)
+    snapshot = read_snapshot_ref(registry, manifest.snapshot_line)
+    if snapshot is not None:
+        catalogue.check(snapshot.catalogue)
+    model = LiveModel(
+        manifest=manifest,
+        catalogue=catalogue,
+        tables=read_item_tables(folder),
+        encoder=RequestEncoder(manifest),
+        scorer=Scorer(folder, manifest),
+        snapshot=snapshot,
+        domains={domain: i for i, domain in enumerate(manifest.domains)},
+        tasks=tuple(task.name for task in manifest.tasks),
+    )
+    _check_tables(folder, model)
+    replay_golden(folder, manifest=manifest, catalogue=catalogue, tables=model.tables, run=model.scorer.run)
+    _warm_up(model)
+    return model
+
+
+def _check_tables(folder: Path, model: LiveModel) -> None:
+    rows_count, domains_count = len(model.tables.shared), len(model.tables.by_domain)
+    if rows_count != model.manifest.items_count or domains_count != len(model.manifest.domains):
+        raise ArtefactError(
+            f"{folder}: its item tables have {rows_count} rows for {domains_count} domains, the manifest "
+            f"says {model.manifest.items_count} for {len(model.manifest.domains)}; export the artefact again"
+        )
+
+
+def _warm_up(model: LiveModel) -> None:
+    """Score unknown users once for each domain, so that no request is the first of its shape."""
+    history = build_history(None, Behaviors.empty(), at_ms=0, limits=model.manifest.history)
+    user_ids = model.encoder.user_ids("", {}, {}, at_ms=0)
+    for domain in model.domains.values():
+        for count in WARM_UP_CANDIDATES_COUNTS:
+            feeds = assemble(
+                model.tables,
+                domain=domain,
+                user_ids=user_ids,
+                candidates=np.zeros(count, np.uint32),
+                candidate_ids=model.encoder.candidate_ids([{}] * count),
+                history=history,
+            )
+            model.scorer.run(feeds)
+
+
+def _misfits(plan: Plan, models: Mapping[str, LiveModel], catalogues: Mapping[str, Catalogue]) -> list[str]:
+    """Return why models that are each whole cannot serve together."""
+    reasons = []
+    if len(catalogues) > 1:
+        reasons.append(
+            f"the models read different catalogues ({', '.join(sorted(catalogues))}): a user's recent "
+            "behaviors are kept once, with the ids of one catalogue"
+        )
+    for layer in plan.layers:
+        for arm in layer.arms:
+            if lacking := set(layer.domains) - set(models[arm.model].domains):
+                reasons.append(
+                    f"layer {layer.name!r} routes {', '.join(sorted(lacking))} to arm {arm.name!r}, whose "
+                    f"model {arm.model!r} knows no such domain"
+                )
+    return reasons

@@ -1,0 +1,87 @@
+"""Settings: one tree, from the environment (`TWINSTAR_` and the name in capitals) or the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.stores.base import StoreSettings
+
+PREFIX = "TWINSTAR_"
+
+
+class Settings(BaseSettings):
+    """Serve an artefact registry over HTTP.
+
+    Every setting is an option, and an environment variable: TWINSTAR_ and its name in capitals
+    (--store-url is TWINSTAR_STORE_URL). An option goes before its variable.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 for any free one")
+    workers: int = Field(default=1, ge=1, le=512, description="processes; one a core scores fastest")
+    registry: Path = Field(
+        default=Path("artefacts"), description="folder of models, catalogues and snapshots"
+    )
+    store_url: str = Field(
+        default="embedded://artefacts/store",
+        description="where users' life cycles are: embedded://folder, redis://host:port/db or memory://",
+    )
+    experiments_file: Path = Field(
+        default=Path("deploy/experiments.yaml"),
+        description="which arm of which layer scores with which model",
+    )
+    candidates_max_count: int = Field(default=5000, ge=1, description="candidates in one request")
+    events_max_count: int = Field(default=1000, ge=1, description="events in one request")
+    body_max_bytes: int = Field(default=2 * 2**20, ge=1024, description="bytes of one request's body")
+    recent_max_count: int = Field(
+        default=1000, ge=1, description="behaviors of one user kept beside the snapshot; 22 bytes each"
+    )
+    future_skew_max_ms: int = Field(
+        default=60_000, ge=0, description="how far ahead of this clock an event's time may lie"
+    )
+    store_timeout_ms: int = Field(
+        default=50, ge=1, description="what a request waits for the store, connecting included"
+    )
+    store_retries_count: int = Field(
+        default=1, ge=0, description="retries within store_timeout_ms after a connection broke"
+    )
+    store_connections_max_count: int = Field(default=32, ge=1, description="connections of one worker")
+    breaker_failures_count: int = Field(
+        default=5, ge=1, description="failures in a row after which the store is left alone for a while"
+    )
+    breaker_open_min_ms: int = Field(
+        default=500, ge=1, description="how long the store is left alone at first"
+    )
+    breaker_open_max_ms: int = Field(default=30_000, ge=1, description="and at most, doubling up to it")
+    retry_interval_ms: int = Field(
+        default=2000,
+        ge=10,
+        description="between attempts to load artefacts or open the store while they lack",
+    )
+    keep_alive_timeout_s: int = Field(default=75, ge=1, description="how long an idle connection stays open")
+    shutdown_timeout_s: int = Field(default=20, ge=1, description="what requests in flight get at a stop")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least level logged; requests are logged at info"
+    )
+    log_sample_ratio: float = Field(
+        default=0.01, ge=0, le=1, description="share of requests logged; failed and slow ones always are"
+    )
+    slow_request_ms: int = Field(default=200, ge=1, description="from where on a request is slow")
+
+    def store_settings(self) -> StoreSettings:
+        """Return what the store's client is told."""
+        return StoreSettings(
+            timeout_ms=self.store_timeout_ms,
+            retries_count=self.store_retries_count,
+            connections_max=self.store_connections_max_count,
+        )
+
+    def as_environment(self) -> dict[str, str]:
+        """Return these settings as the variables that a worker process reads them from."""
+        return {f"{PREFIX}{name.upper()}": str(value) for name, value in self.model_dump().items()}

@@ -1,0 +1,128 @@
+"""Metrics for Prometheus. Labels are bounded names: routes, stages, models, arms; never users, items.
+
+With several workers each writes to files in PROMETHEUS_MULTIPROC_DIR, and any of them answers for all. The
+variable must be set before this module is imported: the client looks for it once.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from service.models.live import Serving
+from service.pipeline.run import STAGES
+
+MULTIPROCESS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+
+_REQUEST_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0)
+_STAGE_BUCKETS_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1)
+_CANDIDATES_BUCKETS = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000)
+
+
+class Metrics:
+    """What one worker counts."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "twinstar_requests", "Answers by route and status code.", ["route", "code"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "twinstar_request_duration_seconds",
+            "From the first byte of a request to the last of its answer.",
+            ["route"],
+            buckets=_REQUEST_BUCKETS_S,
+            registry=registry,
+        )
+        stage_seconds = Histogram(
+            "twinstar_stage_duration_seconds",
+            "Stages of a scored request.",
+            ["stage"],
+            buckets=_STAGE_BUCKETS_S,
+            registry=registry,
+        )
+        self.stage_seconds = tuple(stage_seconds.labels(stage) for stage in STAGES)
+        self.candidates = Histogram(
+            "twinstar_candidates",
+            "Candidates in a scored request.",
+            buckets=_CANDIDATES_BUCKETS,
+            registry=registry,
+        )
+        self.unknown_items = Counter(
+            "twinstar_unknown_items", "Candidates' item ids without a row of their own.", registry=registry
+        )
+        self.degraded = Counter(
+            "twinstar_degraded", "Answers given with less, by what lacked.", ["reason"], registry=registry
+        )
+        self.scored = Counter(
+            "twinstar_scored", "Scored requests by domain and model.", ["domain", "model"], registry=registry
+        )
+        self.assignments = Counter(
+            "twinstar_assignments", "Scored requests by layer and arm.", ["layer", "arm"], registry=registry
+        )
+        self.store_errors = Counter(
+            "twinstar_store_errors",
+            "Calls that the store did not serve, by kind.",
+            ["kind"],
+            registry=registry,
+        )
+        self.events = Counter(
+            "twinstar_events",
+            "Events by type and what became of them.",
+            ["type", "outcome"],
+            registry=registry,
+        )
+        self.load_failures = Counter(
+            "twinstar_load_failures", "Attempts to load artefacts that failed.", registry=registry
+        )
+        self.ready = Gauge(
+            "twinstar_ready",
+            "1 once artefacts are loaded, in every worker.",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self.model_info = Gauge(
+            "twinstar_model_info",
+            "1 for each model version that scores.",
+            ["name", "version", "backbone"],
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        if not self._is_shared:
+            ProcessCollector(registry=registry)
+            PlatformCollector(registry=registry)
+
+    @property
+    def _is_shared(self) -> bool:
+        return MULTIPROCESS_VARIABLE in os.environ
+
+    def note_serving(self, serving: Serving | None) -> None:
+        """Tell what scores now, None where nothing does."""
+        self.ready.set(0 if serving is None else 1)
+        for model in () if serving is None else serving.models.values():
+            manifest = model.manifest
+            self.model_info.labels(manifest.name, manifest.version, manifest.backbone).set(1)
+
+    def exposition(self) -> bytes:
+        """Return the metrics of all workers in Prometheus' text format."""
+        if not self._is_shared:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+
+    def close(self) -> None:
+        """Take this worker's gauges out of the shared ones."""
+        if self._is_shared:
+            mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]

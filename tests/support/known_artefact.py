@@ -1,0 +1,321 @@
+"""Artefacts whose right answers are known by construction: small ONNX graphs that add up chosen effects.
+
+    logit(click) = item's shared + item's in this domain + domain's
+                 + effects of user_id, loyalty (user), store_id, hour_of_day (context), location (candidate)
+                 + the sum over clusters of  size * (.05 * item's x + .001 * age + .002 * strength)
+                 + the sum over recents of          .03 * item's y + .0005 * age + .0003 * strength
+    logit(multi) = .5 * logit(click) - 1, given click
+
+`KnownModel.probability` is the same in plain Python, from raw values, without the contract's encoders.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper, save_model
+
+from service.contract import artefact, served_inputs
+from service.contract.catalogue import Catalogue, CatalogueRef, write_catalogue
+from service.contract.features import (
+    HOUR_OF_DAY,
+    CategoricalEncoder,
+    FeatureSpec,
+    RawValue,
+    Side,
+    time_encoder,
+)
+from service.contract.golden import GoldenCandidate, GoldenRequest, write_golden
+from service.contract.history import Behaviors, Snapshot, encode_snapshot
+from service.contract.manifest import Manifest, Parity, TaskSpec
+
+AT_MS = 1_700_000_000_000
+"""A Tuesday, 22:13:20 UTC: the requests of these tests are at this moment unless told."""
+
+HOUR_AT_MS = 22
+LINE = "main"
+CATALOGUE = "shop"
+
+
+@dataclass(frozen=True)
+class Item:
+    """What an item adds to the logits. `x` and `y` are its two embedding dimensions."""
+
+    shared: float
+    by_domain: Mapping[str, float]
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Past:
+    """Behaviors of a user as a test states them: an item, how many, and their buckets of age and strength."""
+
+    item_id: str
+    size: int = 1
+    age_bucket: int = 0
+    strength_bucket: int = 0
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model made of effects. Items' order is that of its table rows, after the cold-start row."""
+
+    name: str
+    domain_effects: Mapping[str, float]
+    items: Mapping[str, Item]
+    cold: Item
+    user_effects: Mapping[str, float]
+    loyalty_effects: Mapping[str, float]
+    store_effects: Mapping[str, float]
+    location_effects: Mapping[str, float]
+    hour_effect: float = 0.01  # times the hour
+    tasks: tuple[TaskSpec, ...] = (TaskSpec(name="click"), TaskSpec(name="multi", given="click"))
+    features: tuple[FeatureSpec, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        def categorical(name: str, side: Side, values: Mapping[str, float]) -> FeatureSpec:
+            return FeatureSpec(name=name, side=side, encoder=CategoricalEncoder(values=tuple(values)))
+
+        hour = FeatureSpec(name=HOUR_OF_DAY, side=Side.CONTEXT, encoder=time_encoder(HOUR_OF_DAY))
+        features = (
+            categorical("user_id", Side.USER, self.user_effects),
+            categorical("loyalty", Side.USER, self.loyalty_effects),
+            categorical("store_id", Side.CONTEXT, self.store_effects),
+            hour,
+            categorical("location", Side.CANDIDATE, self.location_effects),
+        )
+        object.__setattr__(self, "features", features)
+
+    def probability(
+        self,
+        item_id: str,
+        *,
+        domain: str,
+        user_id: str = "",
+        features: Mapping[str, RawValue] | None = None,
+        context: Mapping[str, RawValue] | None = None,
+        location: str | None = None,
+        hour: int = HOUR_AT_MS,
+        clusters: Sequence[Past] = (),
+        recents: Sequence[Past] = (),
+    ) -> tuple[float, float]:
+        """Return the right probabilities of click and multi for one candidate."""
+        features, context = features or {}, context or {}
+        item = self.items.get(item_id, self.cold)
+        logit = item.shared + item.by_domain[domain] + self.domain_effects[domain]
+        logit += self.user_effects.get(user_id, 0.0)
+        logit += self.loyalty_effects.get(str(features.get("loyalty")), 0.0)
+        logit += self.store_effects.get(str(context.get("store_id")), 0.0)
+        logit += self.location_effects.get(str(location), 0.0)
+        logit += self.hour_effect * hour
+        for past in clusters:
+            x = self.items.get(past.item_id, self.cold).x
+            logit += past.size * (0.05 * x + 0.001 * past.age_bucket + 0.002 * past.strength_bucket)
+        for past in recents:
+            y = self.items.get(past.item_id, self.cold).y
+            logit += 0.03 * y + 0.0005 * past.age_bucket + 0.0003 * past.strength_bucket
+        click = _sigmoid(logit)
+        return click, click * _sigmoid(0.5 * logit - 1)
+
+    def write(self, folder: Path, catalogue: Catalogue) -> Manifest:
+        """Write the artefact into a folder, golden requests included, and seal it."""
+        (folder / "items").mkdir(parents=True)
+        (folder / artefact.REPORT_FOLDER).mkdir()
+        (folder / artefact.REPORT_FOLDER / "report.md").write_text("made of known effects\n")
+        rows = [self.cold, *self.items.values()]
+        ids = np.array([0, *catalogue.ids_of(self.items)], np.uint32)
+        assert ids[1:].all(), "a model's items are in its catalogue"
+        tables = {
+            artefact.ITEM_CATALOGUE_IDS_FILE: ids,
+            artefact.ITEM_SHARED_FILE: np.array([[row.shared] for row in rows], np.float32),
+            artefact.ITEM_BY_DOMAIN_FILE: np.array(
+                [[[row.by_domain[domain]] for row in rows] for domain in self.domain_effects], np.float32
+            ),
+            artefact.ITEM_EMBEDDING_FILE: np.array([[row.x, row.y] for row in rows], np.float32),
+        }
+        for name, table in tables.items():
+            np.save(folder / name, table)
+        _write_graph(folder / artefact.SCORER_FILE, self)
+        write_golden(folder, self._golden())
+        return artefact.seal_artefact(folder, self._manifest(catalogue.ref(), len(rows)))
+
+    def publish(self, registry: Path, catalogue: Catalogue, work: Path) -> Manifest:
+        """Write the artefact, install it in a registry and put it in force."""
+        manifest = self.write(work, catalogue)
+        artefact.install_artefact(registry, work)
+        artefact.activate_artefact(registry, self.name, manifest.version)
+        return manifest
+
+    def _golden(self) -> list[GoldenRequest]:
+        item_id = next(iter(self.items))
+        snapshot = Snapshot(
+            at_ms=AT_MS,
+            item=np.zeros(0, np.uint32),
+            size=np.zeros(0, np.uint32),
+            mean_age_s=np.zeros(0, np.uint32),
+            strength=np.zeros(0, np.uint16),
+            tail=Behaviors.empty(),
+        )
+        requests = []
+        for domain in self.domain_effects:
+            right = [
+                self.probability(item_id, domain=domain, location="A"),
+                self.probability("not in any catalogue", domain=domain),
+            ]
+            requests.append(
+                GoldenRequest(
+                    domain=domain,
+                    user_id="",
+                    at_ms=AT_MS + 1,
+                    user_features={},
+                    context={},
+                    candidates=(
+                        GoldenCandidate(item_id=item_id, context={"location": "A"}),
+                        GoldenCandidate(item_id="not in any catalogue", context={}),
+                    ),
+                    snapshot=encode_snapshot(snapshot),
+                    recent=b"",
+                    probability=tuple(right),
+                )
+            )
+        return requests
+
+    def _manifest(self, catalogue: CatalogueRef, items_count: int) -> Manifest:
+        return Manifest(
+            name=self.name,
+            created_at="2023-11-14T22:13:20Z",
+            backbone="known",
+            interests=(),
+            dataset_fingerprint="known",
+            catalogue=catalogue,
+            snapshot_line=LINE,
+            domains=tuple(self.domain_effects),
+            tasks=self.tasks,
+            features=self.features,
+            item_features=(),
+            history={"singletons_max": 512, "recents_max": 50},  # type: ignore[arg-type]
+            items_count=items_count,
+            graph_inputs=tuple(_INPUTS),
+            parity=Parity(rows_count=1, logit_difference_max=0.0, logit_difference_limit=1e-4),
+            metrics=(),
+            files={},
+        )
+
+
+def make_catalogue(item_ids: Sequence[str]) -> Catalogue:
+    """Return the catalogue that known models read."""
+    return Catalogue(CATALOGUE, item_ids)
+
+
+def publish_catalogue(registry: Path, catalogue: Catalogue) -> None:
+    """Write the catalogue into a registry."""
+    write_catalogue(artefact.catalogue_folder(registry, catalogue.name), catalogue)
+
+
+def _sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit))
+
+
+_F, _I = TensorProto.FLOAT, TensorProto.INT64
+_INPUTS: dict[str, tuple[int, list[str | int]]] = {
+    served_inputs.DOMAIN: (_I, [1]),
+    served_inputs.USER_IDS: (_I, [1, 4]),
+    served_inputs.CANDIDATE_IDS: (_I, ["N", 1]),
+    served_inputs.ITEM_SHARED: (_F, ["N", 1]),
+    served_inputs.ITEM_BY_DOMAIN: (_F, ["N", 1]),
+    served_inputs.CLUSTER_ITEM: (_F, ["C", 2]),
+    served_inputs.CLUSTER_SIZE: (_F, ["C"]),
+    served_inputs.CLUSTER_AGE: (_I, ["C"]),
+    served_inputs.CLUSTER_STRENGTH: (_I, ["C"]),
+    served_inputs.RECENT_ITEM: (_F, ["S", 2]),
+    served_inputs.RECENT_SIZE: (_F, ["S"]),
+    served_inputs.RECENT_AGE: (_I, ["S"]),
+    served_inputs.RECENT_STRENGTH: (_I, ["S"]),
+}
+
+
+class _Graph:
+    """Nodes and constants as they are added."""
+
+    def __init__(self) -> None:
+        self.nodes: list[object] = []
+        self.constants: list[object] = []
+
+    def __call__(self, operator: str, *inputs: str, output: str | None = None, **attributes: object) -> str:
+        name = output or f"t{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
+        return name
+
+    def constant(self, values: object, dtype: type[np.generic] = np.float32) -> str:
+        name = f"c{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.array(values, dtype), name))
+        return name
+
+
+def _effects(values: Mapping[str, float]) -> list[float]:
+    return [0.0, *values.values()]
+
+
+def _write_graph(path: Path, model: KnownModel) -> None:
+    g = _Graph()
+
+    def column(ids: str, index: int, effects: Sequence[float]) -> str:  # (1 or N,)
+        picked = g("Gather", ids, g.constant(index, np.int64), axis=1)
+        return g("Gather", g.constant(effects), picked)
+
+    def history(names: tuple[str, str, str, str], index: int, weights: tuple[float, float, float]) -> str:
+        item, size, age, strength = names
+        each = g("Mul", g("Gather", item, g.constant(index, np.int64), axis=1), g.constant(weights[0]))
+        for ids, weight in ((age, weights[1]), (strength, weights[2])):
+            each = g("Add", each, g("Mul", g("Cast", ids, to=_F), g.constant(weight)))
+        return g("ReduceSum", g("Mul", each, size), keepdims=0)
+
+    hours = [0.0, *(model.hour_effect * hour for hour in range(24))]
+    request = g("Gather", g.constant(list(model.domain_effects.values())), served_inputs.DOMAIN)  # (1,)
+    tables = (
+        _effects(model.user_effects),
+        _effects(model.loyalty_effects),
+        _effects(model.store_effects),
+        hours,
+    )
+    for index, effects in enumerate(tables):
+        request = g("Add", request, column(served_inputs.USER_IDS, index, effects))
+    clusters = (
+        served_inputs.CLUSTER_ITEM,
+        served_inputs.CLUSTER_SIZE,
+        served_inputs.CLUSTER_AGE,
+        served_inputs.CLUSTER_STRENGTH,
+    )
+    recents = (
+        served_inputs.RECENT_ITEM,
+        served_inputs.RECENT_SIZE,
+        served_inputs.RECENT_AGE,
+        served_inputs.RECENT_STRENGTH,
+    )
+    request = g("Add", request, history(clusters, 0, (0.05, 0.001, 0.002)))
+    request = g("Add", request, history(recents, 1, (0.03, 0.0005, 0.0003)))
+    location = column(served_inputs.CANDIDATE_IDS, 0, _effects(model.location_effects))  # (N,)
+    item = g("Add", served_inputs.ITEM_SHARED, served_inputs.ITEM_BY_DOMAIN)  # (N, 1)
+    candidate = g("Add", item, g("Unsqueeze", location, g.constant([1], np.int64)))
+    click = g("Add", candidate, request)  # (N, 1)
+    multi = g("Sub", g("Mul", click, g.constant(0.5)), g.constant(1.0))
+    click_probability = g("Sigmoid", click)
+    multi_probability = g("Mul", click_probability, g("Sigmoid", multi))
+    g("Concat", click, multi, output=served_inputs.LOGIT, axis=1)
+    g("Concat", click_probability, multi_probability, output=served_inputs.PROBABILITY, axis=1)
+    graph = helper.make_graph(
+        g.nodes,
+        "known",
+        [helper.make_tensor_value_info(name, *declared) for name, declared in _INPUTS.items()],
+        [
+            helper.make_tensor_value_info(name, _F, ["N", 2])
+            for name in (served_inputs.LOGIT, served_inputs.PROBABILITY)
+        ],
+        g.constants,
+    )
+    save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
