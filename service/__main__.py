@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +28,8 @@ def main() -> None:
     try:
         settings = read_settings(sys.argv[1:])
         check(settings)
+        if ignored := unknown_variables(os.environ):
+            print(f"twinstar-serve: no such settings, ignored: {', '.join(ignored)}", file=sys.stderr)
     except StartupError as error:
         print(f"twinstar-serve: {error}", file=sys.stderr)
         raise SystemExit(2) from error
@@ -54,11 +56,8 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     """Return the settings of a command line over those of the environment.
 
     Raises:
-        StartupError: a value does not fit, or a variable of ours names no setting.
+        StartupError: a value does not fit.
     """
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    if unknown := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
-        raise StartupError(f"no such setting: {', '.join(unknown)}; --help lists them")
     command_line: dict[str, Any] = {
         "_cli_parse_args": list(arguments),
         "_cli_prog_name": "twinstar-serve",
@@ -72,6 +71,13 @@ def read_settings(arguments: Sequence[str]) -> Settings:
             for one in error.errors()
         )
         raise StartupError(f"{wrong}; --help lists the settings") from error
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return the variables with our prefix that name no setting. Told, not refused: Kubernetes and compose
+    files make some of their own."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    return sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
 
 
 def check(settings: Settings) -> None:

@@ -45,16 +45,17 @@ def create_app(settings: Settings | None = None, *, clock: Clock | None = None) 
         description="Probabilities of candidates for a user, by domain and task.",
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.runtime = runtime
     for module in (score, events, health):
         app.include_router(module.router)
     add_handlers(app)
-    app.add_exception_handler(Exception, on_error)
     app.add_middleware(
         RequestTelemetry,
         metrics=runtime.metrics,
         clock=clock,
+        on_stray_error=on_error,
         log_sample_ratio=settings.log_sample_ratio,
         slow_request_ms=settings.slow_request_ms,
     )

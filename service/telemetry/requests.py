@@ -9,8 +9,11 @@ import logging
 import random
 import re
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.clock import Clock
@@ -31,6 +34,7 @@ class RequestTelemetry:
         *,
         metrics: Metrics,
         clock: Clock,
+        on_stray_error: Callable[[Request, Exception], Awaitable[Response]],
         log_sample_ratio: float,
         slow_request_ms: int,
         draw: random.Random | None = None,
@@ -38,6 +42,7 @@ class RequestTelemetry:
         self._app = app
         self._metrics = metrics
         self._clock = clock
+        self._on_stray_error = on_stray_error
         self._log_sample_ratio = log_sample_ratio
         self._slow_s = slow_request_ms / 1000
         self._draw = draw or random.Random()
@@ -50,7 +55,7 @@ class RequestTelemetry:
         request_id = _request_id(scope)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id.decode()
-        status = 500
+        status: int | None = None
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -61,8 +66,14 @@ class RequestTelemetry:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            # Whatever nothing else answered. Answered in here, so that it has an id and is counted too.
+            if status is not None:
+                raise
+            answer = await self._on_stray_error(Request(scope), error)
+            await answer(scope, receive, send_with_id)
         finally:
-            self._note(scope, state, status, self._clock.monotonic_s() - started_s)
+            self._note(scope, state, status or 500, self._clock.monotonic_s() - started_s)
 
     def _note(self, scope: Scope, state: dict[str, Any], status: int, took_s: float) -> None:
         route = scope.get("route")
