@@ -28,7 +28,9 @@ console = Console(stderr=True)
 
 ConfigArgument = Annotated[Path, typer.Argument(help="pipeline configuration, YAML", metavar="CONFIG")]
 ForceOption = Annotated[bool, typer.Option("--force", help="run stages that are up to date too")]
-JsonOption = Annotated[bool, typer.Option("--json", help="one JSON object a stage on standard output, no bars")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="one JSON object a stage on standard output, no bars")
+]
 ModelOption = Annotated[str | None, typer.Option(help="only this model of the config; all where not given")]
 RegistryOption = Annotated[Path | None, typer.Option(help="registry folder, instead of publish.registry")]
 StoreOption = Annotated[str | None, typer.Option(help="store URL, instead of publish.store")]
@@ -49,7 +51,10 @@ def _add_stage_command(stage: str) -> None:
         show(run_steps(load_config(config), (Step(stage),), force=force, quiet=json), json=json)
 
     def of_model(
-        config: ConfigArgument, model: ModelOption = None, force: ForceOption = False, json: JsonOption = False
+        config: ConfigArgument,
+        model: ModelOption = None,
+        force: ForceOption = False,
+        json: JsonOption = False,
     ) -> None:
         loaded = load_config(config)
         if model is not None and model not in loaded.models:
@@ -66,7 +71,10 @@ for _stage in STAGES[:-1]:
 
 @app.command()
 def publish(
-    config: ConfigArgument, registry: RegistryOption = None, store: StoreOption = None, json: JsonOption = False
+    config: ConfigArgument,
+    registry: RegistryOption = None,
+    store: StoreOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Publish verified artefacts and life cycles to a registry and a store, and put them in force."""
     loaded = load_config(config)
@@ -78,7 +86,9 @@ def publish(
 
 @app.command()
 def demo(
-    config: Annotated[Path, typer.Argument(help="pipeline configuration", metavar="CONFIG")] = Path("configs/demo.yaml"),
+    config: Annotated[Path, typer.Argument(help="pipeline configuration", metavar="CONFIG")] = Path(
+        "configs/demo.yaml"
+    ),
 ) -> None:
     """Run the main job on real data, serve it, send real requests, and show what a person wants to see."""
     from training.report.demo import run_demo

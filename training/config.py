@@ -41,6 +41,9 @@ class FitConfig(_Frozen):
     batch_rows: int = Field(default=4096, ge=1)
     dense_learning_rate: float = Field(default=1e-3, gt=0)
     embedding_learning_rate: float = Field(default=2e-3, gt=0)
+    last_learning_rate_ratio: float = Field(
+        default=0.05, gt=0, le=1, description="both rates fall linearly to this share of themselves"
+    )
     weight_decay: float = Field(default=0.0, ge=0)
     cold_start_ratio: float = Field(
         default=0.02, ge=0, lt=1, description="share of users and items shown as unknown in training"
@@ -68,7 +71,9 @@ class ModelConfig(_Frozen):
 class VocabularyConfig(_Frozen):
     """Which values get an id of their own."""
 
-    min_count: int = Field(default=5, ge=1, description="training-week occurrences below which a value is unknown")
+    min_count: int = Field(
+        default=5, ge=1, description="training-week occurrences below which a value is unknown"
+    )
     buckets_count: int = Field(default=32, ge=2, description="quantile buckets of a numeric feature")
 
 
@@ -107,7 +112,9 @@ class PipelineConfig(_Frozen):
     embed: ModelConfig
     history: HistoryConfig = HistoryConfig()
     models: Annotated[dict[Name, ModelConfig], Field(min_length=1)]
-    verify_rows: int = Field(default=10_000, ge=1, description="least rows compared between torch and ONNX Runtime")
+    verify_rows: int = Field(
+        default=10_000, ge=1, description="least rows compared between torch and ONNX Runtime"
+    )
     publish: PublishConfig = PublishConfig()
 
     @model_validator(mode="after")
@@ -130,5 +137,7 @@ def load_config(path: Path) -> PipelineConfig:
     try:
         return PipelineConfig.model_validate(raw)
     except ValidationError as error:
-        lines = [f"  {'.'.join(str(p) for p in e['loc']) or '(whole file)'}: {e['msg']}" for e in error.errors()]
+        lines = [
+            f"  {'.'.join(str(p) for p in e['loc']) or '(whole file)'}: {e['msg']}" for e in error.errors()
+        ]
         raise ConfigError(f"{path} is not a pipeline configuration:\n" + "\n".join(lines)) from error

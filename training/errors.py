@@ -1,9 +1,9 @@
 """Errors of the offline side.
 
-    TrainingError
-    ├── ConfigError     the configuration cannot be read or asks for what there is not
-    ├── StageError      a stage lacks its input, or what it made was refused
-    └── data.errors.DataError   the data are not as they must be
+TrainingError
+├── ConfigError     the configuration cannot be read or asks for what there is not
+├── StageError      a stage lacks its input, or what it made was refused
+└── data.errors.DataError   the data are not as they must be
 """
 
 

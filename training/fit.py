@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -102,8 +103,12 @@ def fit(
         ],
         fused=True,
     )
-    builder = batch_builder(data, cold_start_ratio=config.cold_start_ratio)
     rows_count = len(data.rows_of(train_visits))
+    steps_count = max(1, math.ceil(rows_count / config.batch_rows) * config.epochs)
+    schedule = torch.optim.lr_scheduler.LinearLR(
+        optimizer, start_factor=1.0, end_factor=config.last_learning_rate_ratio, total_iters=steps_count
+    )
+    builder = batch_builder(data, cold_start_ratio=config.cold_start_ratio)
     report = FitReport()
     best: dict[str, Tensor] = {}
     with progress.task("fit", total=rows_count * config.epochs) as advance:
@@ -116,8 +121,9 @@ def fit(
                 batch = builder.build(visits, rng)
                 by_task = losses(model(batch), batch)
                 optimizer.zero_grad(set_to_none=True)
-                torch.stack(list(by_task.values())).sum().backward()  # type: ignore[no-untyped-call]
+                torch.stack(list(by_task.values())).sum().backward()
                 optimizer.step()
+                schedule.step()
                 for name, value in by_task.items():
                     sums[name] += value.item()
                 mixed += mixed_context_share(batch.labels[:, 0], batch.request)
@@ -191,7 +197,8 @@ def _validation_log_loss(model: CtrModel, data: EncodedData, visits: I64) -> flo
     known = ~np.isnan(labels)
     p = probabilities(predict(model, data, visits)[:, :1], [TaskSpec(name="first")])[known, 0]
     labels = labels[known]
-    return log_loss(labels, p, natural_weights(labels, data.keep_probability[rows][known]))
+    loss = log_loss(labels, p, natural_weights(labels, data.keep_probability[rows][known]))
+    return float("nan") if loss is None else loss
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -44,11 +44,12 @@ class CtrModel(nn.Module):
             options = module.Options.model_validate(interest.options)
             self.interests[interest.name] = module.build(options, item_width=self.item.width)
             self.reads[interest.name] = module.READS
+        interest_widths: list[int] = [module.out_width for module in self.interests.values()]  # type: ignore[misc]
         widths = BackboneWidths(
             user=self.user.width,
             item=self.item.width,
             candidate=self.candidate.width,
-            interest=sum(int(module.out_width) for module in self.interests.values()),  # type: ignore[arg-type]
+            interest=sum(interest_widths),
             user_slices=self.user.slices,
             item_slices=self.item.slices,
             domains_count=domains_count,
@@ -56,10 +57,14 @@ class CtrModel(nn.Module):
             logit_columns=logit_columns,
         )
         backbone = load_plugin("training.backbones", config.backbone.name)
-        self.backbone = backbone.build(backbone.Options.model_validate(config.backbone.options), widths=widths)
+        self.backbone = backbone.build(
+            backbone.Options.model_validate(config.backbone.options), widths=widths
+        )
 
     @staticmethod
-    def _embeddings(config: ModelConfig, features: tuple[FeatureSpec, ...], *sides: Side) -> FeatureEmbeddings:
+    def _embeddings(
+        config: ModelConfig, features: tuple[FeatureSpec, ...], *sides: Side
+    ) -> FeatureEmbeddings:
         chosen = [feature for side in sides for feature in features if feature.side is side]
         return FeatureEmbeddings(
             {feature.name: feature.encoder.ids_count for feature in chosen},
@@ -74,7 +79,7 @@ class CtrModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Return logits (B, T, columns)."""
         item = self.embed_items(batch.item)
-        user = self.user(batch.user_ids)[batch.request]
+        user = self.user(batch.user_ids).index_select(0, batch.request)
         parts: dict[str, HistoryPart] = {}
         for name in set(self.reads.values()):
             ids = batch.parts[name]

@@ -128,21 +128,26 @@ def _needs(config: PipelineConfig, step: Step) -> tuple[Step, ...]:
 def _config_part(bench: Workbench, step: Step) -> dict[str, Any]:
     """Return what of the config a step depends on by itself."""
     config = bench.config
-    model = config.models[step.model].model_dump(mode="json") if step.model else {}
-    publish = config.publish.model_dump(mode="json")
-    history = config.history.model_dump(mode="json")
     vocabulary = config.vocabulary.model_dump(mode="json")
-    if step.stage == "prepare":
-        return {"dataset": config.dataset, "files": _state_of_files(config.dataset.get("path"))}
-    return {
-        "embed": {"embed": config.embed.model_dump(mode="json"), "history": history, "vocabulary": vocabulary},
+    history = config.history.model_dump(mode="json")
+    publish = config.publish.model_dump(mode="json")
+    parts: dict[str, dict[str, Any]] = {
+        "prepare": {"dataset": config.dataset, "files": _state_of_files(config.dataset.get("path"))},
+        "embed": {
+            "embed": config.embed.model_dump(mode="json"),
+            "history": history,
+            "vocabulary": vocabulary,
+        },
         "cluster": {"history": history},
-        "train": {"model": model, "vocabulary": vocabulary},
+        "train": {"vocabulary": vocabulary},
         "evaluate": {},
         "export": {"catalogue": [publish["registry"], publish["catalogue"]]},
         "verify": {"rows": config.verify_rows, "publish": publish},
         "publish": {"publish": publish},
-    }[step.stage]
+    }
+    if step.model is not None:
+        parts["train"]["model"] = config.models[step.model].model_dump(mode="json")
+    return parts[step.stage]
 
 
 def _state_of_files(path: object) -> list[tuple[str, int, int]]:
@@ -195,7 +200,7 @@ def _reset_peak_memory() -> None:
 
 
 def _peak_memory_mib() -> int:
-    """Return the peak resident memory of this process since the reset; of all its life elsewhere than on Linux."""
+    """Return the peak resident memory since the reset; elsewhere than on Linux, of the process's whole life."""
     try:
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) // 1024

@@ -12,7 +12,9 @@ from training.errors import ConfigError
 def plugin_names(package: str) -> tuple[str, ...]:
     """Return the names of a package's plug-ins."""
     paths = importlib.import_module(package).__path__
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(paths) if not module.name.startswith("_")))
+    return tuple(
+        sorted(module.name for module in pkgutil.iter_modules(paths) if not module.name.startswith("_"))
+    )
 
 
 def load_plugin(package: str, name: str) -> ModuleType:

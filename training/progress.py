@@ -1,4 +1,4 @@
-"""Progress on standard error: bars for a person, nothing where nobody looks. Results go to standard output."""
+"""Progress on standard error: bars for a person, nothing where nobody looks. Results go to stdout."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Progress:
             leave=False,
             file=sys.stderr,
         ) as bar:
-            yield bar.update  # type: ignore[misc]
+            yield bar.update
 
     def say(self, line: str) -> None:
         """Print one line."""

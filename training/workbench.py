@@ -49,7 +49,9 @@ class Workbench:
         """
         folder = self.folder(stage, model)
         if not (folder / "stage.json").is_file():
-            raise StageError(f"stage {stage!r} has not run: no {folder / 'stage.json'}. Run it first, or `run`")
+            raise StageError(
+                f"stage {stage!r} has not run: no {folder / 'stage.json'}. Run it first, or `run`"
+            )
         return folder
 
     @cached_property

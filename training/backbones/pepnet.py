@@ -11,6 +11,8 @@ interest modules read un-gated embeddings.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -55,10 +57,10 @@ class PepNet(nn.Module):
         gate_inputs = len(self.prior_user) + len(self.prior_item) + inputs
         gate_sizes = (inputs, *options.hidden) if options.gate_input else options.hidden
         self.gate_input = options.gate_input
-        self.tower_gates = nn.ModuleList(
+        self.tower_gates: list[GateNU] = nn.ModuleList(  # type: ignore[assignment]
             GateNU(gate_inputs, options.tower_gate_hidden, size * self.tasks) for size in gate_sizes
         )
-        self.weights = nn.ParameterList(torch.empty(self.tasks, a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.weights = nn.ParameterList(torch.empty(self.tasks, a, b) for a, b in pairwise(sizes))
         self.biases = nn.ParameterList(torch.zeros(self.tasks, 1, b) for b in options.hidden)
         self.last_weight = nn.Parameter(torch.empty(self.tasks, sizes[-1], self.columns))
         self.last_bias = nn.Parameter(torch.zeros(self.tasks, 1, self.columns))
@@ -66,7 +68,9 @@ class PepNet(nn.Module):
             for task in range(self.tasks):
                 nn.init.kaiming_uniform_(weight[task].T, nonlinearity="relu")
 
-    def forward(self, user: Tensor, item: Tensor, candidate: Tensor, interest: Tensor, domain: Tensor) -> Tensor:
+    def forward(
+        self, user: Tensor, item: Tensor, candidate: Tensor, interest: Tensor, domain: Tensor
+    ) -> Tensor:
         """Return logits (B, T, columns)."""
         embedding = torch.cat([user, item, candidate], dim=-1)
         domain_gate = self.domain_gate(
@@ -78,7 +82,7 @@ class PepNet(nn.Module):
         return towers(h0, gates, self.weights, self.biases, self.last_weight, self.last_bias, self.gate_input)
 
     def served(self) -> ServedPepNet:
-        """User and domain: their shares of every gate's first layer. Item: the same, and its embedding. Joint: the rest."""
+        """User, domain: their shares of the gates' first layers. Item: the same, its embedding. Joint: the rest."""
         return ServedPepNet(self)
 
 
@@ -111,8 +115,7 @@ class ServedPepNet(ServedBackbone):
         widths = trained.widths
         self.user_width, self.item_width, self.candidate_width = widths.user, widths.item, widths.candidate
         self.gate_widths = [trained.domain_gate.first.out_features] + [
-            gate.first.out_features  # type: ignore[union-attr]
-            for gate in trained.tower_gates
+            gate.first.out_features for gate in trained.tower_gates
         ]
         with torch.no_grad():
             self.last_weight = nn.Parameter(fold_logit_columns(trained.last_weight)[..., None].clone())
@@ -126,12 +129,18 @@ class ServedPepNet(ServedBackbone):
         shares = [embedding @ first.T]
         users, items = len(trained.prior_user), len(trained.prior_item)
         for gate in trained.tower_gates:
-            prior = gate.first.weight[:, users : users + items]  # type: ignore[union-attr, index]
+            prior = gate.first.weight[:, users : users + items]
             shares.append(embedding[:, trained.prior_item] @ prior.T)
         return torch.cat([embedding, *shares], dim=-1)
 
     def forward(
-        self, user: Tensor, shared: Tensor, by_domain: Tensor, candidate: Tensor, interest: Tensor, domain: Tensor
+        self,
+        user: Tensor,
+        shared: Tensor,
+        by_domain: Tensor,
+        candidate: Tensor,
+        interest: Tensor,
+        domain: Tensor,
     ) -> Tensor:
         """Return natural-rate logits (N, T)."""
         trained = self.trained
@@ -156,10 +165,10 @@ class ServedPepNet(ServedBackbone):
         prior_user = user[:, trained.prior_user]
         gates = []
         for tower_gate, item_share in zip(trained.tower_gates, prior_shares, strict=True):
-            first = tower_gate.first.weight.T  # type: ignore[union-attr]
-            once = prior_user @ first[:users] + tower_gate.first.bias  # type: ignore[union-attr, index]
-            joint = h0 @ first[users + items :]  # type: ignore[index]
-            gates.append(tower_gate.after_first(item_share + once + joint))  # type: ignore[operator]
+            first = tower_gate.first.weight.T
+            once = prior_user @ first[:users] + tower_gate.first.bias
+            joint = h0 @ first[users + items :]
+            gates.append(tower_gate.after_first(item_share + once + joint))
         logits = towers(
             h0, gates, trained.weights, trained.biases, self.last_weight, self.last_bias, trained.gate_input
         )

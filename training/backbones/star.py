@@ -10,6 +10,8 @@ beside the un-normalized input.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -65,19 +67,24 @@ class Star(nn.Module):
         inputs = widths.user + widths.item + widths.candidate + widths.interest
         sizes = (inputs, *options.hidden, widths.tasks_count * widths.logit_columns)
         self.norm = PartitionedNorm(inputs, widths.domains_count)
-        self.layers = nn.ModuleList(
-            StarLinear(a, b, widths.domains_count) for a, b in zip(sizes, sizes[1:], strict=False)
+        self.layers: list[StarLinear] = nn.ModuleList(  # type: ignore[assignment]
+            StarLinear(a, b, widths.domains_count) for a, b in pairwise(sizes)
         )
         self.domain = nn.Embedding(widths.domains_count, options.domain_width)
         self.auxiliary_first = nn.Linear(options.domain_width + inputs, options.auxiliary_width)
         self.auxiliary_last = nn.Linear(options.auxiliary_width, sizes[-1])
 
-    def forward(self, user: Tensor, item: Tensor, candidate: Tensor, interest: Tensor, domain: Tensor) -> Tensor:
+    def forward(
+        self, user: Tensor, item: Tensor, candidate: Tensor, interest: Tensor, domain: Tensor
+    ) -> Tensor:
         """Return logits (B, T, columns)."""
         z = torch.cat([user, item, candidate, interest], dim=-1)
         main = self._star(self.norm(z, domain), domain)
-        auxiliary = self.auxiliary_last(torch.relu(self.auxiliary_first(torch.cat([self.domain(domain), z], dim=-1))))
-        return (main + auxiliary).unflatten(-1, self.outputs)
+        auxiliary = self.auxiliary_last(
+            torch.relu(self.auxiliary_first(torch.cat([self.domain(domain), z], dim=-1)))
+        )
+        logits: Tensor = (main + auxiliary).unflatten(-1, self.outputs)
+        return logits
 
     def _star(self, z: Tensor, domain: Tensor) -> Tensor:
         """Run each domain's rows through its own network."""
@@ -87,7 +94,7 @@ class Star(nn.Module):
         out = z.new_empty(len(z), self.outputs[0] * self.outputs[1])
         for d in range(self.widths.domains_count):
             rows = torch.nonzero(domain == d)[:, 0]
-            out = out.index_copy(0, rows, self._one_domain(z[rows], d))
+            out = out.index_copy(0, rows, self._one_domain(z.index_select(0, rows), d))
         return out
 
     def _one_domain(self, h: Tensor, domain: int) -> Tensor:
@@ -110,12 +117,10 @@ class ServedStar(ServedBackbone):
         ends = [0, widths.user, widths.item, widths.candidate, widths.interest]
         for i in range(1, 5):
             ends[i] += ends[i - 1]
-        self.user, self.item, self.candidate, self.interest = (
-            slice(a, b) for a, b in zip(ends, ends[1:], strict=False)
-        )
+        self.user, self.item, self.candidate, self.interest = (slice(a, b) for a, b in pairwise(ends))
         with torch.no_grad():
             scale, shift = trained.norm.folded()  # (M, d), (M, d): z' = scale z + shift
-            folded = [layer.folded() for layer in trained.layers]  # type: ignore[operator]
+            folded = [layer.folded() for layer in trained.layers]
             weight, bias = folded[0]
             bias = bias + torch.einsum("md,mdh->mh", shift, weight)
             weight = scale[..., None] * weight
@@ -128,11 +133,17 @@ class ServedStar(ServedBackbone):
                 self._keep(f"bias_{i}", fold_logit_columns(b.unflatten(-1, trained.outputs)) if last else b)
             domain_width = trained.domain.embedding_dim
             first = trained.auxiliary_first.weight.T  # (domain + d, a)
-            self._keep("auxiliary_domain", trained.domain.weight @ first[:domain_width] + trained.auxiliary_first.bias)
+            self._keep(
+                "auxiliary_domain",
+                trained.domain.weight @ first[:domain_width] + trained.auxiliary_first.bias,
+            )
             self._keep("auxiliary_first", first[domain_width:])
             last_weight = trained.auxiliary_last.weight.T.unflatten(-1, trained.outputs)
             self._keep("auxiliary_weight", fold_logit_columns(last_weight))
-            self._keep("auxiliary_bias", fold_logit_columns(trained.auxiliary_last.bias.unflatten(-1, trained.outputs)))
+            self._keep(
+                "auxiliary_bias",
+                fold_logit_columns(trained.auxiliary_last.bias.unflatten(-1, trained.outputs)),
+            )
 
     def _keep(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value.detach().clone().contiguous())
@@ -146,7 +157,13 @@ class ServedStar(ServedBackbone):
         return embedding @ self.get_buffer("first_weight")[:, self.item]
 
     def forward(
-        self, user: Tensor, shared: Tensor, by_domain: Tensor, candidate: Tensor, interest: Tensor, domain: Tensor
+        self,
+        user: Tensor,
+        shared: Tensor,
+        by_domain: Tensor,
+        candidate: Tensor,
+        interest: Tensor,
+        domain: Tensor,
     ) -> Tensor:
         """Return natural-rate logits (N, T)."""
         weight = self.get_buffer("first_weight")[domain][0]

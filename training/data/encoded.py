@@ -78,7 +78,7 @@ class EncodedData:
 
     def visits_of(self, split: str, *, before_ms: int | None = None) -> I64:
         """Return the visits of a split, in order; with `before_ms` only those before a moment."""
-        chosen = self.visit_split == SPLITS.index(split)  # type: ignore[arg-type]
+        chosen = self.visit_split == SPLITS.index(split)
         if before_ms is not None:
             chosen &= self.visit_at_ms < before_ms
         return np.flatnonzero(chosen)

@@ -56,5 +56,7 @@ def draw_cases(data: EncodedData, *, rows_min: int, rng: np.random.Generator) ->
 def reference_logits(model: CtrModel, data: EncodedData, case: Case) -> F32:
     """Return the training graph's natural-rate logits (N, T)."""
     with torch.inference_mode():
-        logits: F32 = fold_logit_columns(model(batch_builder(data).one_request(case.request, case.rows))).numpy()
+        logits: F32 = fold_logit_columns(
+            model(batch_builder(data).one_request(case.request, case.rows))
+        ).numpy()
         return logits

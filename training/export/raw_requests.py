@@ -56,9 +56,12 @@ class RawRequests:
             user_features={k: v for k, v in self._users[user].items() if k != "user_id"},
             context=context,
             candidates=tuple(
-                GoldenCandidate(item_id=row["item_id"], context={k: row[k] for k in self._candidate}) for row in rows
+                GoldenCandidate(item_id=row["item_id"], context={k: row[k] for k in self._candidate})
+                for row in rows
             ),
-            snapshot=None if snapshot is None else encode_snapshot(with_catalogue_ids(bench.catalogue_ids, snapshot)),
+            snapshot=None
+            if snapshot is None
+            else encode_snapshot(with_catalogue_ids(bench.catalogue_ids, snapshot)),
             recent=self._recent(user, at_ms, snapshot),
             probability=(),
         )

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-import joblib  # type: ignore[import-untyped]
+import joblib
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from service.contract.history import F32, I64, Behaviors, Snapshot
 from training.history.hierarchical import cluster_behaviors, medoids

@@ -21,6 +21,7 @@ class Options(BaseModel):
     heads: int = Field(default=2, ge=1)
     head_width: int = Field(default=16, ge=1)
     out_width: int = Field(default=32, ge=1)
+    mass: bool = Field(default=False, description="append each head's soft count of matches")
 
 
 def build(options: Options, *, item_width: int) -> TargetAttention:
@@ -31,5 +32,6 @@ def build(options: Options, *, item_width: int) -> TargetAttention:
         head_width=options.head_width,
         out_width=options.out_width,
         keep=None,
+        mass=options.mass,
         weigh_sizes=False,
     )

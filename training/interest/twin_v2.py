@@ -22,7 +22,10 @@ class Options(BaseModel):
     heads: int = Field(default=4, ge=1)
     head_width: int = Field(default=16, ge=1)
     out_width: int = Field(default=64, ge=1)
-    keep: int | None = Field(default=None, ge=1, description="clusters that survive the search; null keeps all")
+    keep: int | None = Field(
+        default=None, ge=1, description="clusters that survive the search; null keeps all"
+    )
+    mass: bool = Field(default=False, description="append each head's soft count of matches")
 
 
 def build(options: Options, *, item_width: int) -> TargetAttention:
@@ -33,5 +36,6 @@ def build(options: Options, *, item_width: int) -> TargetAttention:
         head_width=options.head_width,
         out_width=options.out_width,
         keep=options.keep,
+        mass=options.mass,
         weigh_sizes=True,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 ROWS_MIN = 2
 """Rows that a domain needs in a batch for statistics of its own: of one row, the variance is 0."""
@@ -49,7 +50,7 @@ class PartitionedNorm(nn.Module):
             self._batch_statistics(z, domain) if self.training else (self.running_mean, self.running_var)
         )
         scale, shift = self._affine(mean, var)
-        return z * scale[domain] + shift[domain]
+        return z * embedding(domain, scale) + embedding(domain, shift)
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Return (s, t) with z' = s[p] · z + t[p] outside training, for folding into the next layer.
@@ -69,7 +70,7 @@ class PartitionedNorm(nn.Module):
         rows = member.sum(0)[:, None]  # (M, 1)
         divisor = rows.clamp(min=1.0)
         mean = member.T @ z / divisor
-        var = member.T @ (z - mean[domain]).square() / divisor
+        var = member.T @ (z - embedding(domain, mean)).square() / divisor
         enough = rows >= ROWS_MIN
         with torch.no_grad():
             first = (self.updates_count == 0)[:, None]

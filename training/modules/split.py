@@ -86,7 +86,13 @@ class ServedBackbone(nn.Module):
         return embedding[None, :, :0]
 
     def forward(
-        self, user: Tensor, shared: Tensor, by_domain: Tensor, candidate: Tensor, interest: Tensor, domain: Tensor
+        self,
+        user: Tensor,
+        shared: Tensor,
+        by_domain: Tensor,
+        candidate: Tensor,
+        interest: Tensor,
+        domain: Tensor,
     ) -> Tensor:
         """Return natural-rate logits (N, T).
 
@@ -98,5 +104,5 @@ class ServedBackbone(nn.Module):
 
 
 def fold_logit_columns(logits: Tensor) -> Tensor:
-    """Return one logit per task, (..., T, 1 or 2) -> (..., T): JRC's f1 - f0, arXiv:2208.06164 (p = sigmoid(f1 - f0))."""
+    """Return one logit per task, (..., T, 1 or 2) -> (..., T): JRC serves f1 - f0 (arXiv:2208.06164)."""
     return logits[..., 1] - logits[..., 0] if logits.shape[-1] == 2 else logits[..., 0]

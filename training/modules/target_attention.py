@@ -11,6 +11,9 @@ with target q, the medoid's inherent features K_h and cross features K_c (age, s
 Differs or decides where the papers are silent: beta is per head and merged into w^c (their product is
 what acts); an empty history gives the zero vector; W^o has no bias, so that this holds; the search merges
 heads by rank, head order first, and ties go to whichever the sort puts first.
+
+Adds, as the option `mass` (off as the papers have it): softmax divides out how much of the history matches at
+all, so each head's ln(1 + sum n e^alpha), a soft count of matches over the whole life cycle, is appended.
 """
 
 from __future__ import annotations
@@ -19,23 +22,34 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from service.contract.history import AGE_BUCKETS, STRENGTH_BUCKETS
 from training.modules.split import HistoryPart, RowLayout, ServedInterest
 
 CROSS_WIDTH = 8
 MASKED = -1e9
+TINY = 1e-30
 
 
 class TargetAttention(nn.Module):
     """Multi-head target attention; `keep` clusters survive the search, None keeps all (exact attention)."""
 
     def __init__(
-        self, item_width: int, *, heads: int, head_width: int, out_width: int, keep: int | None, weigh_sizes: bool
+        self,
+        item_width: int,
+        *,
+        heads: int,
+        head_width: int,
+        out_width: int,
+        keep: int | None,
+        weigh_sizes: bool,
+        mass: bool,
     ) -> None:
         super().__init__()
         self.heads, self.head_width, self.keep, self.weigh_sizes = heads, head_width, keep, weigh_sizes
-        self.out_width = out_width
+        self.mass = mass
+        self.out_width = out_width + heads * mass
         inner = heads * head_width
         self.query = nn.Linear(item_width, inner, bias=False)  # W^q
         self.key = nn.Linear(item_width, inner, bias=False)  # W^h
@@ -47,6 +61,7 @@ class TargetAttention(nn.Module):
         self.age_value = nn.Linear(CROSS_WIDTH, inner, bias=False)  # cross rows of W^v
         self.strength_value = nn.Linear(CROSS_WIDTH, inner, bias=False)
         self.output = nn.Linear(inner, out_width, bias=False)  # W^o
+        self.key.load_state_dict(self.query.state_dict())  # like attracts like from the start
         for table in (self.age, self.strength):
             nn.init.normal_(table.weight, std=0.1)
 
@@ -54,26 +69,28 @@ class TargetAttention(nn.Module):
         """Return (B, out_width) for targets (B, D): each row attends to its own history."""
         visits, length = part.index.shape
         queries = self.query(target) / math.sqrt(self.head_width)
-        padded = queries.new_zeros(visits, layout.width, queries.shape[1])
-        padded = padded.index_put((layout.visit, layout.slot), queries)
-        keys = self.key(part.items)[part.index].view(visits, length, self.heads, self.head_width)
+        place = layout.visit * layout.width + layout.slot  # (B,) of the row among all padded rows
+        padded = queries.new_zeros(visits * layout.width, queries.shape[1]).index_copy(0, place, queries)
+        keys = embedding(part.index, self.key(part.items))
         values = (
-            self.value(part.items)[part.index]
-            + self.age_value(self.age.weight)[part.age]
-            + self.strength_value(self.strength.weight)[part.strength]
-        ).view(visits, length, self.heads, self.head_width)
-        bias = (
-            self.age_bias(self.age.weight)[part.age] + self.strength_bias(self.strength.weight)[part.strength]
+            embedding(part.index, self.value(part.items))
+            + embedding(part.age, self.age_value(self.age.weight))
+            + embedding(part.strength, self.strength_value(self.strength.weight))
+        )
+        bias = embedding(part.age, self.age_bias(self.age.weight)) + embedding(
+            part.strength, self.strength_bias(self.strength.weight)
         )  # (V, L, A)
-        mixed = attend(
+        by_head = (visits, length, self.heads, self.head_width)
+        mixed, mass = attend(
             padded.view(visits, layout.width, self.heads, self.head_width),
-            keys,
-            values,
+            keys.view(by_head),
+            values.view(by_head),
             bias + _log_size(part.size, weigh_sizes=self.weigh_sizes)[..., None],
             part.size,
             keep=self.keep,
-        )  # (V, P, A * head_width)
-        return self.output(mixed[layout.visit, layout.slot])
+        )  # (V, P, A * head_width), (V, P, A)
+        out: Tensor = self.output(mixed.flatten(0, 1).index_select(0, place))
+        return torch.cat([out, mass.flatten(0, 1).index_select(0, place)], dim=-1) if self.mass else out
 
     def served(self) -> ServedTargetAttention:
         """Item: the query. Request: keys, values and bias. Joint: scores, softmax, mixing, W^o."""
@@ -91,7 +108,7 @@ class ServedTargetAttention(ServedInterest):
     def __init__(self, trained: TargetAttention) -> None:
         super().__init__()
         self.heads, self.head_width = trained.heads, trained.head_width
-        self.keep, self.weigh_sizes = trained.keep, trained.weigh_sizes
+        self.keep, self.weigh_sizes, self.mass = trained.keep, trained.weigh_sizes, trained.mass
         self.query, self.key, self.value = trained.query, trained.key, trained.value
         self.output = trained.output
         with torch.no_grad():
@@ -103,14 +120,15 @@ class ServedTargetAttention(ServedInterest):
 
     def item_columns(self, embedding: Tensor) -> Tensor:
         """Return scaled queries (I, A * head_width)."""
-        return self.query(embedding) / math.sqrt(self.head_width)
+        queries: Tensor = self.query(embedding) / math.sqrt(self.head_width)
+        return queries
 
     def forward(self, columns: Tensor, items: Tensor, size: Tensor, age: Tensor, strength: Tensor) -> Tensor:
         """Return (N, out_width)."""
         heads = (1, -1, self.heads, self.head_width)
         values = self.value(items) + self.age_value[age] + self.strength_value[strength]
         bias = self.age_bias[age] + self.strength_bias[strength]  # (L, A)
-        mixed = attend(
+        mixed, mass = attend(
             columns.view(heads),
             self.key(items).view(heads),
             values.view(heads),
@@ -118,25 +136,32 @@ class ServedTargetAttention(ServedInterest):
             size[None],
             keep=self.keep,
         )
-        return self.output(mixed[0])
+        out: Tensor = self.output(mixed[0])
+        return torch.cat([out, mass[0]], dim=-1) if self.mass else out
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, size: Tensor, *, keep: int | None) -> Tensor:
-    """Search (GSU) and attend (ESU).
+def attend(
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, size: Tensor, *, keep: int | None
+) -> tuple[Tensor, Tensor]:
+    """Search (GSU) and attend (ESU); return what the heads mixed and their masses, zero for an empty history.
 
     Shapes:
         queries: (V, P, A, d) already scaled; keys, values: (V, L, A, d); bias: (V, L, A);
-        size: (V, L), 0 marks padding; returns (V, P, A * d), zero where a history is empty.
+        size: (V, L), 0 marks padding; returns (V, P, A * d) and ln(1 + sum n e^alpha) as (V, P, A).
     """
     scores = torch.matmul(queries.transpose(1, 2), keys.permute(0, 2, 3, 1))  # (V, A, P, L)
     scores = scores + bias.transpose(1, 2)[:, :, None, :]
     valid = (size > 0)[:, None, None, :]
-    scores = torch.where(valid, scores, scores.new_full((), MASKED))
+    scores = torch.where(valid, scores, MASKED)
     if keep is not None:
-        scores = torch.where(kept_by_search(scores, keep), scores, scores.new_full((), MASKED))
-    weights = torch.softmax(scores, dim=-1) * valid  # an empty history has no valid column: zeros
-    mixed = torch.matmul(weights, values.transpose(1, 2))  # (V, A, P, d)
-    return mixed.transpose(1, 2).flatten(2)
+        scores = torch.where(kept_by_search(scores, keep), scores, MASKED)
+    highest = scores.amax(-1, keepdim=True)
+    parts = torch.exp(scores - highest) * valid
+    total = parts.sum(-1, keepdim=True)
+    mixed = torch.matmul(parts, values.transpose(1, 2)) / total.clamp(min=TINY)  # (V, A, P, d)
+    floor = highest.clamp(min=0.0)
+    mass = torch.log(torch.exp(-floor) + total * torch.exp(highest - floor)) + floor
+    return mixed.transpose(1, 2).flatten(2), mass[..., 0].transpose(1, 2)
 
 
 def kept_by_search(scores: Tensor, keep: int) -> Tensor:

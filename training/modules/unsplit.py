@@ -1,4 +1,4 @@
-"""The served form of modules that state no split: the training forward, with the request repeated to N rows."""
+"""The served form of modules that state no split: the training forward, the request repeated to N rows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,13 @@ class UnsplitBackbone(ServedBackbone):
         return embedding
 
     def forward(
-        self, user: Tensor, shared: Tensor, by_domain: Tensor, candidate: Tensor, interest: Tensor, domain: Tensor
+        self,
+        user: Tensor,
+        shared: Tensor,
+        by_domain: Tensor,
+        candidate: Tensor,
+        interest: Tensor,
+        domain: Tensor,
     ) -> Tensor:
         """Run the training forward on N rows."""
         rows = shared.shape[0]

@@ -33,7 +33,9 @@ def plot_reliability(
             chosen = (domain == d) & ~np.isnan(labels[:, t])
             table = reliability(labels[chosen, t], p[chosen, t], weights[chosen])
             shown = (table.observed_rate > 0) & (table.mean_probability > 0)
-            panel.plot(table.mean_probability[shown], table.observed_rate[shown], "o-", label=name, markersize=3)
+            panel.plot(
+                table.mean_probability[shown], table.observed_rate[shown], "o-", label=name, markersize=3
+            )
         panel.axline((1e-3, 1e-3), (1e-2, 1e-2), color="grey", linewidth=0.8)
         panel.set(title=task.name, xlabel="predicted", ylabel="observed", xscale="log", yscale="log")
     panels[0][0].legend()

@@ -37,7 +37,9 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
         user_features=sum(f.side in (Side.USER, Side.CONTEXT) for f in bench.features),
         candidate_features=sum(f.side is Side.CANDIDATE for f in bench.features),
     )
-    (out / GRAPH_FILE).write_bytes(orjson.dumps({"inputs": inputs, "catalogue": bench.catalogue.ref().model_dump()}))
+    (out / GRAPH_FILE).write_bytes(
+        orjson.dumps({"inputs": inputs, "catalogue": bench.catalogue.ref().model_dump()})
+    )
     report = out / artefact.REPORT_FOLDER
     report.mkdir()
     for path in bench.done("evaluate", model).iterdir():

@@ -74,4 +74,4 @@ def load_model(bench: Workbench, model: str, progress: Progress) -> CtrModel:
 
 def save_parameters(path: Path, model: CtrModel) -> None:
     """Write a model's parameters and statistics as plain arrays."""
-    np.savez(path, **{name: value.numpy() for name, value in model.state_dict().items()})  # type: ignore[arg-type]
+    np.savez(path, **{name: value.numpy() for name, value in model.state_dict().items()})

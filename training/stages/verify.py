@@ -138,7 +138,9 @@ class _ServedGraph:
         return out
 
 
-def _dependence(served: _ServedGraph, request: GoldenRequest, together: F32, rng: np.random.Generator) -> float:
+def _dependence(
+    served: _ServedGraph, request: GoldenRequest, together: F32, rng: np.random.Generator
+) -> float:
     """Return how far the logits of some candidates move when they are scored in another company."""
     count = len(request.candidates)
     chosen = rng.permutation(count)[: max(1, count // 3)]
@@ -163,7 +165,9 @@ def _cold_start(request: GoldenRequest, served: _ServedGraph) -> GoldenRequest:
 
 def _gate(what: str, difference: float) -> None:
     if not difference <= LOGIT_DIFFERENCE_LIMIT:
-        raise StageError(f"{what} {difference:.2e} in logits, the limit is {LOGIT_DIFFERENCE_LIMIT:.0e}: not sealed")
+        raise StageError(
+            f"{what} {difference:.2e} in logits, the limit is {LOGIT_DIFFERENCE_LIMIT:.0e}: not sealed"
+        )
 
 
 def _draft(bench: Workbench, model: str, inputs: tuple[str, ...]) -> Manifest:
