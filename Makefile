@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
+# ONNX Runtime reports its use to its maker unless told not to.
+export ORT_DISABLE_TELEMETRY := 1
 
 VENV ?= .venv
 PYTHON ?=
