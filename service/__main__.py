@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,8 @@ def main() -> None:
     except StartupError as error:
         print(f"twinstar-serve: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+    # uvicorn stops in order and then raises the signal again: that is not to be this process's end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _environment_of_workers(settings):
         uvicorn.run(
             "service.app:create_app",
