@@ -181,7 +181,8 @@ def kept_by_search(scores: Tensor, keep: int) -> Tensor:
     step = torch.arange(keep, device=scores.device) * heads
     step = (step[None, :] + torch.arange(heads, device=scores.device)[:, None]).float()  # (A, keep)
     never = float(heads * keep)
-    met = torch.full_like(scores, never).scatter(-1, top, step[None, :, None, :].expand(top.shape)).amin(1)
+    met = torch.full_like(scores, never, dtype=step.dtype)  # in float32 whatever the scores are: exact
+    met = met.scatter(-1, top, step[None, :, None, :].expand(top.shape)).amin(1)
     last = (-met).topk(keep, dim=-1).values[..., -1:]  # steps are distinct but for `never`
     kept = (-met >= last) & (met < never)
     return kept[:, None, :, : scores.shape[-1] - keep]
