@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.routing import Route
 
 from service.api import events, health, score
 from service.api.openapi import describe
@@ -50,6 +51,9 @@ def create_app(settings: Settings | None = None, *, clock: Clock | None = None) 
     app.state.runtime = runtime
     for module in (score, events, health):
         app.include_router(module.router)
+    # The route that answers; FastAPI's own stays behind it for OpenAPI, and would resolve parameters that
+    # there are none of: 50 to 80 µs a request.
+    app.router.routes.insert(0, Route("/score", score.score, methods=["POST"]))
     add_handlers(app)
     app.add_middleware(
         RequestTelemetry,

@@ -7,6 +7,7 @@ stays until the process ends. Knows nothing of HTTP.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from typing import Final
 
@@ -69,6 +70,9 @@ class Runtime:
                 self.metrics.load_failures.inc()
             self.metrics.note_serving(self._serving)
             if self._serving is not None:
+                # What was loaded stays: the collector need not walk it again and again.
+                gc.collect()
+                gc.freeze()
                 _log.info("ready", extra={"models": [m.label for m in self._serving.models.values()]})
 
     async def keep_looking(self) -> None:

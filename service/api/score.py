@@ -38,7 +38,12 @@ async def score(request: Request) -> Response:
         candidates_max_count=runtime.settings.candidates_max_count,
     )
     _count(runtime, answer)
-    request.state.told = {"model": answer.model, "arms": answer.arms, "candidates": answer.candidates_count}
+    request.state.told = {
+        "model": answer.model,
+        "arms": answer.arms,
+        "candidates_count": answer.candidates_count,
+        "degraded": answer.degraded,
+    }
     headers = {
         "X-Model-Version": answer.model,
         "Server-Timing": ", ".join(

@@ -123,8 +123,12 @@ class FeatureEncoder:
 
     def encode(self, value: RawValue) -> int:
         """Return the id of one raw value; UNKNOWN_ID for what the vocabulary lacks. Never raises."""
+        if value is None:
+            return UNKNOWN_ID
+        if type(value) is str:  # nearly all values; a bucket feature's look-up is empty
+            return self._ids.get(value, UNKNOWN_ID)
         if isinstance(self.spec.encoder, CategoricalEncoder):
-            if value is None or (isinstance(value, int) and abs(value) > _FLOAT_MAX):
+            if isinstance(value, int) and abs(value) > _FLOAT_MAX:
                 return UNKNOWN_ID  # a text of thousands of digits is no value of any vocabulary
             return self._ids.get(canonical_text(value), UNKNOWN_ID)
         if isinstance(value, bool) or not isinstance(value, int | float):

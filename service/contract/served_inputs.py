@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from service.contract import artefact
 from service.contract.errors import ArtefactError
-from service.contract.features import FeatureEncoder, RawValue, Side, encode_row, time_values
+from service.contract.features import UNKNOWN_ID, FeatureEncoder, RawValue, Side, encode_row, time_values
 from service.contract.history import F32, I64, U32, History
 from service.contract.manifest import Manifest
 
@@ -113,6 +113,8 @@ class RequestEncoder:
 
     def candidate_ids(self, contexts: Sequence[Mapping[str, RawValue]]) -> I64:
         """Return the ids of candidate features, (N, FP)."""
+        if not any(contexts):
+            return np.full((len(contexts), len(self._candidate)), UNKNOWN_ID, np.int64)
         rows = [encode_row(self._candidate, context) for context in contexts]
         return np.array(rows, np.int64).reshape(len(rows), len(self._candidate))
 

@@ -78,6 +78,12 @@ def decode_score(body: bytes, *, candidates_max_count: int) -> ScoreRequest:
         raise InvalidRequest(
             [Violation("body.candidates", f"expected an array of length <= {candidates_max_count}")]
         )
+    if set(map(type, decoded.candidates)) == {str}:  # nearly all requests: nothing to take apart
+        plain: list[str] = decoded.candidates  # type: ignore[assignment]
+        no_contexts = [_NO_CONTEXT] * len(plain)
+        return ScoreRequest(
+            str(decoded.user_id), decoded.context, plain, no_contexts, decoded.tasks, decoded.at_ms
+        )
     item_ids: list[str] = []
     contexts: list[Mapping[str, RawValue]] = []
     for candidate in decoded.candidates:

@@ -10,6 +10,7 @@ A server that a killed user leaves behind runs on, and the next user takes it up
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import hashlib
 import os
@@ -55,16 +56,29 @@ def enter(folder: Path) -> int:
     except BaseException:
         os.close(in_use)
         raise
+    _entered[in_use] = (os.getpid(), folder)
     return in_use
 
 
 def leave(folder: Path, in_use: int) -> None:
     """Count a user out, and stop the server if nobody is left."""
+    _entered.pop(in_use, None)
     try:
         if _lock_at_once(in_use):
             _stop(folder)
     finally:
         os.close(in_use)
+
+
+_entered: Final[dict[int, tuple[int, Path]]] = {}
+
+
+@atexit.register
+def _leave_all() -> None:
+    """Count out users that an error kept from leaving; a process that is killed leaves its server behind."""
+    for in_use, (pid, folder) in tuple(_entered.items()):
+        if pid == os.getpid():
+            leave(folder, in_use)
 
 
 def start(folder: Path) -> None:

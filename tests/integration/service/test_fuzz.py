@@ -18,7 +18,7 @@ from tests.integration.service.conftest import ManualClock, make_settings, runni
 from tests.support.known_registry import KnownRegistry
 
 BOUNDED = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 GOOD = {"user_id": "u1", "candidates": ["apple"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -233,3 +234,20 @@ async def test_a_recent_behavior_counts_as_a_cluster_of_one_and_as_a_recent(worl
             clusters=[past],
             recents=[past],
         )
+
+
+async def test_requests_at_once_get_each_its_own_answer(world: World) -> None:
+    async def one(i: int) -> None:
+        user, domain = USERS[i % len(USERS)], DOMAINS[i % len(DOMAINS)]
+        candidates = list(CATALOGUE_ITEMS[i % 4 :])
+        assert_scores(
+            await world.score({"user_id": user, "candidates": candidates}, domain),
+            model_of(user, domain, world.plan),
+            [{"item_id": item_id} for item_id in candidates],
+            domain=domain,
+            user_id=user,
+            features={"loyalty": loyalty_of(user)},
+            clusters=world.clusters[user],
+        )
+
+    await asyncio.gather(*(one(i) for i in range(120)))

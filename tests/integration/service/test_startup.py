@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from service.app import create_app
 from service.contract import artefact
 from service.contract.artefact import SnapshotRef, current_version, model_folder
+from service.contract.catalogue import Catalogue
 from service.errors import StartupError
 from tests.integration.service.conftest import ManualClock, World, Worlds, make_settings, running
 from tests.integration.service.test_refusals import assert_problem
@@ -141,6 +142,33 @@ async def test_an_artefact_that_is_wrong_in_itself_is_not_served(
     async with started(own_registry) as (_, client):
         problem = assert_problem(await client.get("/readyz"), 503, "not-ready")
         assert reason in problem["errors"][0]["reason"]
+
+
+async def test_a_model_that_gives_no_number_for_one_user_is_a_503_for_that_user_alone(
+    own_registry: KnownRegistry, tmp_path: Path
+) -> None:
+    wrong = replace(STAR, user_effects={**STAR.user_effects, "u7": float("nan")})
+    wrong.publish(own_registry.folder, own_registry.catalogue, tmp_path / "wrong")
+    async with started(own_registry) as (_, client):
+        for user, status in (("u6", 200), ("u7", 503), ("u8", 200)):
+            body = {**BODY, "user_id": user}
+            response = await client.post("/score", json=body, headers={"X-Domain": "both"})
+            assert response.status_code == status
+            if status == 503:
+                assert_problem(response, 503, "scoring-failed")
+                assert response.headers["Retry-After"] == "2"
+
+
+async def test_models_of_different_catalogues_are_not_served_together(
+    own_registry: KnownRegistry, tmp_path: Path
+) -> None:
+    other = Catalogue("other", own_registry.catalogue.item_ids)
+    publish_catalogue(own_registry.folder, other)
+    STAR.publish(own_registry.folder, other, tmp_path / "other")
+    (own_registry.folder / "snapshots" / LINE / "current").unlink()
+    async with started(own_registry) as (_, client):
+        problem = assert_problem(await client.get("/readyz"), 503, "not-ready")
+        assert "different catalogues (other, shop)" in problem["errors"][0]["reason"]
 
 
 async def test_a_plan_that_routes_to_a_model_without_the_domain_is_not_served(tmp_path: Path) -> None:

@@ -125,6 +125,17 @@ async def test_processes_share_one_server_and_the_starter_may_leave_first(tmp_pa
     assert is_stopped(tmp_path)
 
 
+def test_a_user_that_ends_without_closing_stops_the_server_too(tmp_path: Path) -> None:
+    code = OPEN_AND_HANG.replace("await store.close()", "raise SystemExit(3)")
+    with subprocess.Popen(
+        [sys.executable, "-c", code, f"embedded://{tmp_path}"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        assert process.wait() == 3
+    assert is_stopped(tmp_path)
+
+
 async def test_a_server_that_a_killed_user_left_is_taken_up_and_stopped(tmp_path: Path) -> None:
     with other_process(tmp_path) as process:
         pid = server_pid(tmp_path)
