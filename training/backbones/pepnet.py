@@ -17,6 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from training.errors import ConfigError
 from training.modules.gate_nu import GateNU
 from training.modules.split import BackboneWidths, ServedBackbone, fold_logit_columns
 
@@ -179,5 +180,5 @@ def _indices(slices: dict[str, slice], names: tuple[str, ...]) -> list[int]:
     """Return the columns of some features; a feature that the data lack is an error of the config."""
     missing = [name for name in names if name not in slices]
     if missing:
-        raise ValueError(f"PEPNet's prior features {missing} are not among {sorted(slices)}")
+        raise ConfigError(f"PEPNet's prior features {missing} are not among {sorted(slices)}")
     return [column for name in names for column in range(slices[name].start, slices[name].stop)]
