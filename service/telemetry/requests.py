@@ -26,12 +26,14 @@ _log: Final = logging.getLogger(__name__)
 
 
 class RequestTelemetry:
-    """Wraps an app. `draw` gives numbers in [0, 1) that decide which plain requests are logged."""
+    """Wraps an app. `paths` are those told apart, all others are one; `draw` gives numbers in [0, 1) that
+    decide which plain requests are logged."""
 
     def __init__(
         self,
         app: ASGIApp,
         *,
+        paths: frozenset[str],
         metrics: Metrics,
         clock: Clock,
         on_stray_error: Callable[[Request, Exception], Awaitable[Response]],
@@ -40,6 +42,7 @@ class RequestTelemetry:
         draw: random.Random | None = None,
     ) -> None:
         self._app = app
+        self._paths = paths
         self._metrics = metrics
         self._clock = clock
         self._on_stray_error = on_stray_error
@@ -76,8 +79,7 @@ class RequestTelemetry:
             self._note(scope, state, status or 500, self._clock.monotonic_s() - started_s)
 
     def _note(self, scope: Scope, state: dict[str, Any], status: int, took_s: float) -> None:
-        route = scope.get("route")
-        path = getattr(route, "path", "unmatched")
+        path = scope["path"] if scope["path"] in self._paths else "unmatched"
         self._metrics.requests.labels(path, status).inc()
         self._metrics.request_seconds.labels(path).observe(took_s)
         is_slow = took_s >= self._slow_s
