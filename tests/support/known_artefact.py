@@ -304,8 +304,14 @@ def _write_graph(path: Path, model: KnownModel) -> None:
     candidate = g("Add", item, g("Unsqueeze", location, g.constant([1], np.int64)))
     click = g("Add", candidate, request)  # (N, 1)
     multi = g("Sub", g("Mul", click, g.constant(0.5)), g.constant(1.0))
-    click_probability = g("Sigmoid", click)
-    multi_probability = g("Mul", click_probability, g("Sigmoid", multi))
+
+    def probability(
+        logit: str,
+    ) -> str:  # ONNX Runtime's Sigmoid is right to 2^-24 only: 0 below a logit of -17
+        return g("Div", g.constant(1.0), g("Add", g.constant(1.0), g("Exp", g("Neg", logit))))
+
+    click_probability = probability(click)
+    multi_probability = g("Mul", click_probability, probability(multi))
     g("Concat", click, multi, output=served_inputs.LOGIT, axis=1)
     g("Concat", click_probability, multi_probability, output=served_inputs.PROBABILITY, axis=1)
     graph = helper.make_graph(

@@ -159,6 +159,16 @@ async def test_a_model_that_gives_no_number_for_one_user_is_a_503_for_that_user_
                 assert response.headers["Retry-After"] == "2"
 
 
+async def test_a_small_probability_keeps_its_digits(own_registry: KnownRegistry, tmp_path: Path) -> None:
+    rare = replace(STAR, domain_effects={**STAR.domain_effects, "both": -30.0})
+    rare.publish(own_registry.folder, own_registry.catalogue, tmp_path / "rare")
+    async with started(own_registry) as (_, client):
+        response = await client.post("/score", json=BODY, headers={"X-Domain": "both"})
+        right, _ = rare.probability("apple", domain="both", user_id="u1")
+        assert right < 1e-10
+        assert response.json()["results"][0]["click"] == pytest.approx(right, rel=1e-4)
+
+
 async def test_models_of_different_catalogues_are_not_served_together(
     own_registry: KnownRegistry, tmp_path: Path
 ) -> None:
