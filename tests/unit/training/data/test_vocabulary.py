@@ -1,0 +1,148 @@
+"""Vocabularies: what is counted, where, and what stays unknown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from service.contract.features import (
+    TIME_FEATURES,
+    BucketEncoder,
+    CategoricalEncoder,
+    FeatureEncoder,
+    FeatureSpec,
+    Side,
+)
+from service.contract.history import I64
+from tests.support.synthetic_dataset import tiny_dataset
+from tests.unit.training.data.small_tables import small_tables, with_table
+from training.config import VocabularyConfig
+from training.data.canonical import write_dataset
+from training.data.dataset import Dataset
+from training.data.raw import RawTables
+from training.data.vocabulary import build_features
+
+
+def features(
+    tmp_path: Path, raw: RawTables | None = None, *, min_count: int = 1, buckets_count: int = 2
+) -> dict[str, FeatureSpec]:
+    write_dataset(raw or small_tables(), tmp_path / "out")
+    config = VocabularyConfig(min_count=min_count, buckets_count=buckets_count)
+    return {spec.name: spec for spec in build_features(Dataset(tmp_path / "out"), config)}
+
+
+def values(spec: FeatureSpec) -> tuple[str, ...]:
+    assert isinstance(spec.encoder, CategoricalEncoder)
+    return spec.encoder.values
+
+
+def boundaries(spec: FeatureSpec) -> tuple[float, ...]:
+    assert isinstance(spec.encoder, BucketEncoder)
+    return spec.encoder.boundaries
+
+
+def test_features_stand_by_side_with_the_time_features_last_of_the_context(tmp_path: Path) -> None:
+    found = features(tmp_path)
+    assert list(found) == ["user_id", "country", "device", *TIME_FEATURES, "position", "item_id", "price"]
+    assert [found[name].side for name in TIME_FEATURES] == [Side.CONTEXT, Side.CONTEXT]
+
+
+def test_counts_exposures_and_behaviors_of_the_training_weeks(tmp_path: Path) -> None:
+    # training: exposures of cup, pan, cup (all ann's); behaviors jar (ann), jar (bob), cup (ann)
+    found = features(tmp_path)
+    assert values(found["item_id"]) == ("cup", "jar", "pan")  # 3, 2, 1
+    assert values(found["user_id"]) == ("ann", "bob")  # 5, 1
+    assert values(found["country"]) == ("NZ",)
+    assert values(found["device"]) == ("tv", "phone")  # 2, 1: bob's phones come after training
+
+
+@pytest.mark.parametrize(
+    ("min_count", "items", "users"),
+    [(2, ("cup", "jar"), ("ann",)), (3, ("cup",), ("ann",)), (4, (), ("ann",)), (6, (), ())],
+)
+def test_min_count_leaves_the_rare_unknown(
+    tmp_path: Path, min_count: int, items: tuple[str, ...], users: tuple[str, ...]
+) -> None:
+    found = features(tmp_path, min_count=min_count)
+    assert (values(found["item_id"]), values(found["user_id"])) == (items, users)
+    assert FeatureEncoder(found["item_id"]).encode("pan") == 0
+
+
+def test_what_was_never_seen_in_training_is_unknown(tmp_path: Path) -> None:
+    found = features(tmp_path)
+    assert FeatureEncoder(found["item_id"]).encode("new") == 0
+    assert boundaries(found["price"]) == (2.5,)  # cup's; `new` costs 9 but nobody saw it, pan costs null
+
+
+def test_null_is_unknown_and_has_no_id(tmp_path: Path) -> None:
+    found = features(tmp_path)
+    for name in ("country", "device", "position", "price"):
+        assert FeatureEncoder(found[name]).encode(None) == 0
+    assert "None" not in values(found["device"])
+
+
+def test_equal_counts_go_by_value(tmp_path: Path) -> None:
+    raw = small_tables()
+    swapped = raw.tables["exposures"].with_columns(
+        pl.Series("item_id", ["pan", "cup", "jar", "cup", "jar", "pan"])
+    )
+    raw = with_table(with_table(raw, "exposures", swapped), "behaviors", raw.tables["behaviors"].clear())
+    assert values(features(tmp_path, raw)["item_id"]) == ("cup", "jar", "pan")
+
+
+@pytest.mark.parametrize("buckets_count", [2, 4, 10])
+def test_numbers_are_cut_into_buckets_of_as_many_distinct_values(tmp_path: Path, buckets_count: int) -> None:
+    dataset = tiny_dataset(tmp_path)
+    config = VocabularyConfig(min_count=1, buckets_count=buckets_count)
+    price = {spec.name: spec for spec in build_features(dataset, config)}["price"]
+    assert len(boundaries(price)) == buckets_count - 1
+    ids = FeatureEncoder(price).encode_many([1.0 + i for i in range(29)])  # every price once
+    counts = np.bincount(ids, minlength=buckets_count + 1)
+    assert counts[0] == 0 and counts[1:].max() - counts[1:].min() <= 1
+    assert ids.tolist() == sorted(ids.tolist())
+
+
+def test_fewer_distinct_numbers_than_buckets_have_a_bucket_each(tmp_path: Path) -> None:
+    position = features(tmp_path, buckets_count=64)["position"]
+    low, high = FeatureEncoder(position).encode_many([1.0, 2.0])
+    assert 0 < low < high
+
+
+def test_numbers_that_are_all_unknown_have_one_bucket(tmp_path: Path) -> None:
+    raw = small_tables()
+    nothing = raw.tables["items"].with_columns(pl.lit(None, pl.Float64).alias("price"))
+    price = features(tmp_path, with_table(raw, "items", nothing))["price"]
+    assert boundaries(price) == () and FeatureEncoder(price).encode(3.0) == 1
+
+
+def test_equals_a_count_by_loops(tmp_path: Path) -> None:
+    dataset = tiny_dataset(tmp_path)
+    found = {spec.name: spec for spec in build_features(dataset, VocabularyConfig(min_count=100))}
+    category = dict(dataset.items.select("item_id", "category").iter_rows())
+    country = dict(dataset.users.select("user_id", "country").iter_rows())
+    counts: dict[str, Counter[str | None]] = {
+        name: Counter() for name in ("item_id", "category", "user_id", "country", "device")
+    }
+    train_end_ms = dataset.spec.splits.train_end_ms
+    seen = [row for row in dataset.exposures.iter_rows(named=True) if row["shown_at_ms"] < train_end_ms]
+    for row in seen:
+        counts["device"][row["device"]] += 1
+    for row in [*seen, *(r for r in dataset.behaviors.iter_rows(named=True) if r["at_ms"] < train_end_ms)]:
+        counts["item_id"][row["item_id"]] += 1
+        counts["category"][category[row["item_id"]]] += 1
+        counts["user_id"][row["user_id"]] += 1
+        counts["country"][country[row["user_id"]]] += 1
+    for name, counted in counts.items():
+        kept = [(-n, value) for value, n in counted.items() if value is not None and n >= 100]
+        assert values(found[name]) == tuple(value for _, value in sorted(kept))
+    assert 0 < len(values(found["user_id"])) < 24
+
+
+def test_encoded_columns_know_the_unknown(tmp_path: Path) -> None:
+    found = features(tmp_path)
+    ids: I64 = FeatureEncoder(found["item_id"]).encode_many(["cup", None, "spoon", "pan"])
+    assert ids.tolist() == [1, 0, 0, 3]
