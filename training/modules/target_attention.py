@@ -19,6 +19,8 @@ all, so each head's ln(1 + sum n e^alpha), a soft count of matches over the whol
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +32,9 @@ from training.modules.split import HistoryPart, RowLayout, ServedInterest
 CROSS_WIDTH = 8
 MASKED = -1e9
 TINY = 1e-30
+GROUP_VISITS = 16
+"""Histories padded together in training. Their lengths differ by orders of magnitude, so that padding a whole
+batch to its longest would be most of the work."""
 
 
 class TargetAttention(nn.Module):
@@ -67,13 +72,35 @@ class TargetAttention(nn.Module):
 
     def forward(self, target: Tensor, part: HistoryPart, layout: RowLayout) -> Tensor:
         """Return (B, out_width) for targets (B, D): each row attends to its own history."""
-        visits, length = part.index.shape
         queries = self.query(target) / math.sqrt(self.head_width)
+        keys, values = self.key(part.items), self.value(part.items)  # (U, A * head_width), once per item
+        if torch.compiler.is_exporting() or len(part.index) <= GROUP_VISITS:
+            return self._attend(queries, keys, values, part, layout)
+        outputs, rows = [], []
+        for group in _groups_alike(part, layout):
+            mine = HistoryPart(
+                part.items,
+                *(
+                    ids[group.visits, : group.length]
+                    for ids in (part.index, part.size, part.age, part.strength)
+                ),
+            )
+            outputs.append(
+                self._attend(queries.index_select(0, group.rows), keys, values, mine, group.layout)
+            )
+            rows.append(group.rows)
+        together = torch.cat(outputs)
+        return torch.empty_like(together).index_copy(0, torch.cat(rows), together)
+
+    def _attend(
+        self, queries: Tensor, keys: Tensor, values: Tensor, part: HistoryPart, layout: RowLayout
+    ) -> Tensor:
+        """Attend over padded histories; keys and values are those of `part.items`."""
+        visits, length = part.index.shape
         place = layout.visit * layout.width + layout.slot  # (B,) of the row among all padded rows
         padded = queries.new_zeros(visits * layout.width, queries.shape[1]).index_copy(0, place, queries)
-        keys = embedding(part.index, self.key(part.items))
-        values = (
-            embedding(part.index, self.value(part.items))
+        mixed_values = (
+            embedding(part.index, values)
             + embedding(part.age, self.age_value(self.age.weight))
             + embedding(part.strength, self.strength_value(self.strength.weight))
         )
@@ -83,8 +110,8 @@ class TargetAttention(nn.Module):
         by_head = (visits, length, self.heads, self.head_width)
         mixed, mass = attend(
             padded.view(visits, layout.width, self.heads, self.head_width),
-            keys.view(by_head),
-            values.view(by_head),
+            embedding(part.index, keys).view(by_head),
+            mixed_values.view(by_head),
             bias + _log_size(part.size, weigh_sizes=self.weigh_sizes)[..., None],
             part.size,
             keep=self.keep,
@@ -191,3 +218,31 @@ def kept_by_search(scores: Tensor, keep: int) -> Tensor:
 def _log_size(size: Tensor, *, weigh_sizes: bool) -> Tensor:
     """Return ln n, 0 for padding, which the mask handles."""
     return torch.log(size.clamp(min=1.0)) if weigh_sizes else torch.zeros_like(size)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Some visits of alike length, the rows that read them, and where those rows stand among themselves."""
+
+    visits: Tensor
+    length: int
+    rows: Tensor
+    layout: RowLayout
+
+
+def _groups_alike(part: HistoryPart, layout: RowLayout) -> Iterator[_Group]:
+    """Yield all visits in groups of GROUP_VISITS, alike in length of history and number of rows."""
+    visits_count = len(part.index)
+    lengths = (part.size > 0).sum(1)
+    rows_counts = torch.bincount(layout.visit, minlength=visits_count)
+    alike = torch.argsort(torch.div(lengths, 32, rounding_mode="floor") * (layout.width + 1) + rows_counts)
+    rank = torch.empty_like(alike).scatter(0, alike, torch.arange(visits_count))
+    row_order = torch.argsort(rank[layout.visit], stable=True)
+    ends = torch.cumsum(rows_counts[alike], 0).tolist()
+    for start in range(0, visits_count, GROUP_VISITS):
+        stop = min(start + GROUP_VISITS, visits_count)
+        visits = alike[start:stop]
+        rows = row_order[ends[start - 1] if start else 0 : ends[stop - 1]]
+        width = int(rows_counts[visits].max())
+        inner = RowLayout(rank[layout.visit[rows]] - start, layout.slot[rows], width)
+        yield _Group(visits, max(1, int(lengths[visits].max())), rows, inner)
