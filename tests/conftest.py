@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.valkey_tcp import ValkeyTcp
+
+if TYPE_CHECKING:
+    from training.config import PipelineConfig
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +32,16 @@ def own_valkey_tcp(tmp_path: Path) -> Iterator[ValkeyTcp]:
     """A server for one test that freezes, kills or fills it."""
     with ValkeyTcp(tmp_path) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def finished_pipeline(tmp_path_factory: pytest.TempPathFactory) -> PipelineConfig:
+    """A pipeline over the synthetic logs that ran up to `verify`. Whoever changes its folders copies them."""
+    from tests.support.pipelines import run
+    from tests.support.synthetic_dataset import tiny_config
+    from training.pipeline import steps_of
+
+    folder = tmp_path_factory.mktemp("pipeline")
+    config = tiny_config(folder / "workspace", folder / "registry", "memory://")
+    run(config, *(step for step in steps_of(config) if step.stage != "publish"))
+    return config

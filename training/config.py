@@ -12,10 +12,11 @@ from service.contract.history import HistoryLimits
 from service.contract.manifest import Name
 from training.errors import ConfigError
 from training.history.options import SnapshotOptions
+from training.plugins import load_plugin
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class PluginConfig(_Frozen):
@@ -62,6 +63,13 @@ class ModelConfig(_Frozen):
     embedding_width: int = Field(default=16, ge=1)
     embedding_widths: dict[str, int] = Field(default_factory=dict)
     fit: FitConfig = FitConfig()
+
+    @model_validator(mode="after")
+    def _interests_differ(self) -> Self:
+        names = [interest.name for interest in self.interests]
+        if len(set(names)) < len(names):
+            raise ValueError("interests: the same module occurs twice")
+        return self
 
     def loss_of(self, task: str) -> PluginConfig:
         """Return the loss of a task."""
@@ -128,11 +136,12 @@ def load_config(path: Path) -> PipelineConfig:
     """Read a pipeline's configuration.
 
     Raises:
-        ConfigError: the file cannot be read, or a key is unknown, missing or of the wrong kind.
+        ConfigError: the file cannot be read, or a key is unknown, missing or of the wrong kind. Options of
+            plug-ins are checked by `check_plugins`.
     """
     try:
         raw = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a date that is none
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
     try:
         return PipelineConfig.model_validate(raw)
@@ -141,3 +150,38 @@ def load_config(path: Path) -> PipelineConfig:
             f"  {'.'.join(str(p) for p in e['loc']) or '(whole file)'}: {e['msg']}" for e in error.errors()
         ]
         raise ConfigError(f"{path} is not a pipeline configuration:\n" + "\n".join(lines)) from error
+
+
+def check_plugins(config: PipelineConfig) -> None:
+    """Refuse names and options of plug-ins that there are not. Loads the plug-ins, and with them torch.
+
+    Raises:
+        ConfigError: with a line for each, which names its key.
+    """
+    source = PluginConfig(
+        name=config.dataset["source"], options={k: v for k, v in config.dataset.items() if k != "source"}
+    )
+    chosen = [("dataset", "training.data.sources", source)]
+    for place, model in (("embed", config.embed), *((f"models.{n}", m) for n, m in config.models.items())):
+        chosen.append((f"{place}.backbone", "training.backbones", model.backbone))
+        chosen += [
+            (f"{place}.interests.{i}", "training.interest", one) for i, one in enumerate(model.interests)
+        ]
+        chosen += [(f"{place}.losses.{task}", "training.losses", one) for task, one in model.losses.items()]
+    wrong = [line for key, package, plugin in chosen for line in _wrong(key, package, plugin)]
+    if wrong:
+        raise ConfigError("the configuration asks for what there is not:\n" + "\n".join(wrong))
+
+
+def _wrong(key: str, package: str, plugin: PluginConfig) -> list[str]:
+    """Return what is wrong with a plug-in's name and options, a line each."""
+    try:
+        load_plugin(package, plugin.name).Options.model_validate(plugin.options)
+    except ConfigError as error:
+        return [f"  {key}: {error}"]
+    except ValidationError as error:
+        return [
+            f"  {key}.{'.'.join(str(p) for p in e['loc'])}: {e['msg']} ({plugin.name})"
+            for e in error.errors()
+        ]
+    return []

@@ -1,24 +1,26 @@
 """Runs the stages of a pipeline that are stale, each into a folder that appears whole or not at all.
 
-A stage is stale if it has not run, or if its part of the config, or the key of a stage it reads, is another
-than when it did. Knows nothing of what a stage does.
+A stage is stale if it has not run, if a file that it wrote is gone, or if its part of the config, or the key
+of a stage it reads, is another than when it ran. Knows nothing of what a stage does.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import resource
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import orjson
 
-from training.config import PipelineConfig
+from training.config import PipelineConfig, check_plugins
 from training.errors import StageError
 from training.progress import Progress
 from training.workbench import Workbench
@@ -64,9 +66,21 @@ def steps_of(config: PipelineConfig) -> tuple[Step, ...]:
 def run_steps(
     config: PipelineConfig, steps: tuple[Step, ...], *, force: bool = False, quiet: bool = False
 ) -> Iterator[StepResult]:
-    """Run steps in order, skipping those that are up to date, and yield what each did."""
+    """Run steps in order, skipping those that are up to date, and yield what each did.
+
+    Raises:
+        ConfigError: before any step, the config asks for plug-ins or options that there are not. Not checked
+            where only `publish` runs, which uses none and loads no torch.
+        StageError: what a step reads was never made, or was made with another config.
+    """
+    if any(step.stage != "publish" for step in steps):
+        check_plugins(config)
     bench = Workbench(config)
+    current: set[Step] = set()
     for step in steps:
+        if step.stage != "publish":  # which reads verified artefacts, wherever they were made
+            _check_needs(bench, step, current)
+        current.add(step)
         key = _key(bench, step)
         done = _read_done(bench.folder(step.stage, step.model))
         if done is not None and done["key"] == key and not force and step.stage != "publish":
@@ -77,9 +91,12 @@ def run_steps(
 
 def _run_step(bench: Workbench, step: Step, key: str, progress: Progress) -> StepResult:
     target = bench.folder(step.stage, step.model)
-    staging = target.parent / f".{target.name}.incoming"
-    shutil.rmtree(staging, ignore_errors=True)
+    staging, old = (target.parent / f".{target.name}.{state}" for state in ("incoming", "outgoing"))
+    for left_over in (staging, old):
+        shutil.rmtree(left_over, ignore_errors=True)
     staging.mkdir(parents=True)
+    needs = {need.name: _key_of_done(bench, need) for need in _needs(bench.config, step)}
+    part = _config_part(bench, step)
     module = importlib.import_module(f"training.stages.{step.stage}")
     _reset_peak_memory()
     started = time.perf_counter()
@@ -98,12 +115,15 @@ def _run_step(bench: Workbench, step: Step, key: str, progress: Progress) -> Ste
             "seconds": result.seconds,
             "peak_memory_mib": result.peak_memory_mib,
             "summary": summary,
-            "needs": {need.name: _key_of_done(bench, need) for need in _needs(bench.config, step)},
-            "config": _config_part(bench, step),
+            "needs": needs,
+            "config": part,
+            "files": _sizes_bytes(staging),
         }
         (staging / STAGE_FILE).write_bytes(orjson.dumps(record, option=orjson.OPT_INDENT_2, default=str))
-        shutil.rmtree(target, ignore_errors=True)
+        if target.exists():
+            target.rename(old)  # whole: a folder half deleted would still say that it is done
         staging.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -128,35 +148,72 @@ def _needs(config: PipelineConfig, step: Step) -> tuple[Step, ...]:
 def _config_part(bench: Workbench, step: Step) -> dict[str, Any]:
     """Return what of the config a step depends on by itself."""
     config = bench.config
-    vocabulary = config.vocabulary.model_dump(mode="json")
-    history = config.history.model_dump(mode="json")
-    publish = config.publish.model_dump(mode="json")
-    parts: dict[str, dict[str, Any]] = {
-        "prepare": {"dataset": config.dataset, "files": _state_of_files(config.dataset.get("path"))},
-        "embed": {
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "prepare": lambda: {"dataset": config.dataset, "files": _state_of_files(config)},
+        "embed": lambda: {
             "embed": config.embed.model_dump(mode="json"),
-            "history": history,
-            "vocabulary": vocabulary,
+            "history": config.history.model_dump(mode="json"),
+            "vocabulary": config.vocabulary.model_dump(mode="json"),
         },
-        "cluster": {"history": history},
-        "train": {"vocabulary": vocabulary},
-        "evaluate": {},
-        "export": {"catalogue": [publish["registry"], publish["catalogue"]]},
-        "verify": {"rows": config.verify_rows, "publish": publish},
-        "publish": {"publish": publish},
+        "cluster": lambda: {"history": config.history.model_dump(mode="json")},
+        "train": lambda: {
+            "model": config.models[str(step.model)].model_dump(mode="json"),
+            "vocabulary": config.vocabulary.model_dump(mode="json"),
+        },
+        "evaluate": dict,
+        "export": lambda: {"catalogue": config.publish.catalogue},
+        "verify": lambda: {"rows": config.verify_rows, "snapshot_line": config.publish.snapshot_line},
+        "publish": lambda: {"publish": config.publish.model_dump(mode="json")},
     }
-    if step.model is not None:
-        parts["train"]["model"] = config.models[step.model].model_dump(mode="json")
-    return parts[step.stage]
+    return parts[step.stage]()
 
 
-def _state_of_files(path: object) -> list[tuple[str, int, int]]:
-    """Return names, sizes and times of a source's own files, so that new logs make `prepare` stale."""
+def _state_of_files(config: PipelineConfig) -> list[tuple[str, int, int]]:
+    """Return names, sizes and times of a source's own files, so that new logs make `prepare` stale.
+
+    What this pipeline itself writes is left out, as is what is hidden: a workspace may lie beside the logs.
+    """
+    path = config.dataset.get("path")
     if not isinstance(path, str):
         return []
     root = Path(path) if Path(path).is_dir() else Path(path).parent
-    files = sorted(p for p in root.rglob("*") if p.is_file())
-    return [(p.relative_to(root).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    store = urlsplit(config.publish.store)
+    own = {config.workspace / stage for stage in STAGES} | {config.publish.registry}
+    if store.scheme == "embedded":
+        own.add(Path(unquote(store.netloc + store.path)))
+    own = {folder.resolve() for folder in own}
+    found: list[tuple[str, int, int]] = []
+    for folder, folders, files in os.walk(root):
+        here = Path(folder)
+        folders[:] = [f for f in folders if not f.startswith(".") and (here / f).resolve() not in own]
+        for name in files:
+            if not name.startswith(".") and (here / name).is_file():
+                state = (here / name).stat()
+                found.append(((here / name).relative_to(root).as_posix(), state.st_size, state.st_mtime_ns))
+    return sorted(found)
+
+
+def _sizes_bytes(folder: Path) -> dict[str, int]:
+    """Return the size of every file that a stage wrote."""
+    files = (p for p in folder.rglob("*") if p.is_file() and p != folder / STAGE_FILE)
+    return {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(files)}
+
+
+def _check_needs(bench: Workbench, step: Step, current: set[Step]) -> None:
+    """Refuse to run a step alone on what was made with another config, or of other logs, than there are now.
+
+    Steps found to be up to date join `current`, whose steps are not looked at.
+    """
+    for need in _needs(bench.config, step):
+        if need in current:
+            continue
+        key = _key_of_done(bench, need)
+        _check_needs(bench, need, current)
+        current.add(need)
+        if _key(bench, need) != key:
+            raise StageError(
+                f"stage {need.name!r} is out of date: run it before {step.name!r}, or `run` for all of them"
+            )
 
 
 def _key(bench: Workbench, step: Step) -> str:
@@ -184,11 +241,13 @@ def _key_of_done(bench: Workbench, step: Step) -> str:
 
 
 def _read_done(folder: Path) -> dict[str, Any] | None:
+    """Return what a step that is done says of itself, None where it is not, or a file of it is gone."""
     try:
         done: dict[str, Any] = orjson.loads((folder / STAGE_FILE).read_bytes())
-    except (OSError, orjson.JSONDecodeError):
+        whole = bool(done["files"] == _sizes_bytes(folder))
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
         return None
-    return done
+    return done if whole else None
 
 
 def _reset_peak_memory() -> None:
