@@ -10,6 +10,7 @@ from typing import Annotated
 import orjson
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from service.contract.errors import ContractError
@@ -115,7 +116,7 @@ def show(results: Iterable[StepResult], *, json: bool = False) -> list[StepResul
         else:
             state = f"{result.seconds:7.1f} s" if result.ran else "up to date"
             facts = "  ".join(f"{name} {_text(value)}" for name, value in result.summary.items())
-            console.print(f"[bold]{result.step.name:<16}[/] {state:>10}  {facts}", highlight=False)
+            console.print(f"[bold]{result.step.name:<16}[/] {state:>10}  {escape(facts)}", highlight=False)
     if not json:
         console.print(stage_table(done))
     return done
@@ -142,8 +143,14 @@ def main() -> None:
     try:
         app()
     except (TrainingError, ContractError, StoreError) as error:
-        console.print(f"[bold red]error[/] {error}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _fail(str(error))
+    except OSError as error:  # no permission, no room, no such folder
+        _fail(f"{error.filename or 'the system'}: {error.strerror or error}")
+
+
+def _fail(reason: str) -> None:
+    console.print(f"[bold red]error[/] {escape(reason)}", highlight=False, soft_wrap=True)
+    sys.exit(1)
 
 
 if __name__ == "__main__":
