@@ -13,7 +13,7 @@ import torch
 from training.fit import TaskLosses, count_parameters, fit
 from training.model import CtrModel
 from training.progress import Progress
-from training.stages.train import build_model
+from training.stages.train import build_model, check_visits
 from training.workbench import ITEM_VECTORS_FILE, Workbench
 
 
@@ -23,6 +23,7 @@ def run(bench: Workbench, out: Path, progress: Progress) -> dict[str, object]:
     first_snapshot_ms = int(bench.snapshot_moments_ms[0])
     data = bench.encode(lambda user, at_ms: None, progress)
     visits = data.visits_of("train", before_ms=first_snapshot_ms)
+    check_visits(visits, "no exposures lie before the first snapshot: raise history.first_snapshot_days")
     losses = TaskLosses(config, bench.tasks)
     model = build_model(bench, config, data, losses)
     report = fit(

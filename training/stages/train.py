@@ -9,8 +9,10 @@ import numpy as np
 import orjson
 import torch
 
+from service.contract.history import I64
 from training.config import ModelConfig
 from training.data.encoded import EncodedData
+from training.errors import ConfigError, StageError
 from training.fit import TaskLosses, count_parameters, fit
 from training.model import CtrModel
 from training.progress import Progress
@@ -27,6 +29,7 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
     losses = TaskLosses(config, bench.tasks)
     built = build_model(bench, config, data, losses)
     train_visits = data.visits_of("train")
+    check_visits(train_visits, "the training weeks have no exposures: move splits.train_end")
     report = fit(
         built,
         losses,
@@ -50,7 +53,18 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
 
 
 def build_model(bench: Workbench, config: ModelConfig, data: EncodedData, losses: TaskLosses) -> CtrModel:
-    """Build a model for the dataset, from its seed."""
+    """Build a model for the dataset, from its seed.
+
+    Raises:
+        ConfigError: the config names a feature or a task that the dataset lacks.
+    """
+    known = {"embedding_widths": {f.name for f in data.features}, "losses": {t.name for t in bench.tasks}}
+    asked = {"embedding_widths": config.embedding_widths.keys(), "losses": config.losses.keys() - {"default"}}
+    for key, names in asked.items():
+        if unknown := sorted(names - known[key]):
+            raise ConfigError(
+                f"{key}.{unknown[0]}: the dataset has no such name; it has {', '.join(sorted(known[key]))}"
+            )
     torch.manual_seed(config.fit.seed)
     return CtrModel(
         config,
@@ -60,6 +74,16 @@ def build_model(bench: Workbench, config: ModelConfig, data: EncodedData, losses
         tasks_count=len(bench.tasks),
         logit_columns=losses.logit_columns,
     )
+
+
+def check_visits(visits: I64, reason: str) -> None:
+    """Refuse to fit on nothing.
+
+    Raises:
+        StageError: with the reason, where there are no visits.
+    """
+    if len(visits) == 0:
+        raise StageError(reason)
 
 
 def load_model(bench: Workbench, model: str, progress: Progress) -> CtrModel:
