@@ -1,0 +1,137 @@
+"""From the samples of a benchmark's rounds to the rows and ratios that are reported. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is measured together: a system, candidates, mean clusters of the users asked, connections."""
+
+    system: str
+    n: int
+    c: float
+    connections: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One round of one cell."""
+
+    cell: Cell
+    rps: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us_per_request: float | None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times one system is better than another in a cell: the median of the rounds' ratios, and their range."""
+
+    c: float
+    connections: int
+    metric: str
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the smallest value that at least `share` of the values do not exceed (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def sample_of(cell: Cell, latencies_ms: Sequence[float], *, wall_s: float, cpu_s: float | None) -> Sample:
+    """Return one round's sample."""
+    count = len(latencies_ms)
+    return Sample(
+        cell,
+        rps=count / wall_s,
+        p50_ms=percentile(latencies_ms, 0.50),
+        p99_ms=percentile(latencies_ms, 0.99),
+        cpu_us_per_request=None if cpu_s is None else cpu_s * 1e6 / count,
+    )
+
+
+def rows_of(samples: Iterable[Sample]) -> list[dict[str, object]]:
+    """Return one row a cell, in the order of their first samples, each figure the median over its rounds."""
+    by_cell: dict[Cell, list[Sample]] = {}
+    for sample in samples:
+        by_cell.setdefault(sample.cell, []).append(sample)
+    rows: list[dict[str, object]] = []
+    for cell, rounds in by_cell.items():
+        cpu_us = [s.cpu_us_per_request for s in rounds if s.cpu_us_per_request is not None]
+        rows.append(
+            {
+                **asdict(cell),
+                "c": round(cell.c, 1),
+                "rps": round(median(s.rps for s in rounds), 1),
+                "p50_ms": round(median(s.p50_ms for s in rounds), 3),
+                "p99_ms": round(median(s.p99_ms for s in rounds), 3),
+                "cpu_us_per_request": round(median(cpu_us), 1) if cpu_us else None,
+            }
+        )
+    return rows
+
+
+def ratios(samples: Sequence[Sample], ours: str, other: str) -> list[Ratio]:
+    """Return by how much `ours` is better, round by round: more requests a second, less latency, less CPU."""
+    found: list[Ratio] = []
+    for cell in dict.fromkeys(s.cell for s in samples if s.cell.system == ours):
+        rival = Cell(other, cell.n, cell.c, cell.connections)
+        pairs = list(
+            zip((s for s in samples if s.cell == cell), (s for s in samples if s.cell == rival), strict=True)
+        )
+        by_metric = {
+            "rps": [a.rps / b.rps for a, b in pairs],
+            "p50": [b.p50_ms / a.p50_ms for a, b in pairs],
+            "p99": [b.p99_ms / a.p99_ms for a, b in pairs],
+            "cpu": [
+                b.cpu_us_per_request / a.cpu_us_per_request
+                for a, b in pairs
+                if a.cpu_us_per_request and b.cpu_us_per_request
+            ],
+        }
+        found += [
+            Ratio(cell.c, cell.connections, metric, median(values), min(values), max(values))
+            for metric, values in by_metric.items()
+            if values
+        ]
+    return found
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a Markdown table whose columns also line up as text; figures to the right."""
+    cells = [list(header), *([text_of(value) for value in row] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
+
+    def line(values: Sequence[str]) -> str:
+        first = values[0].ljust(widths[0])
+        return (
+            "| "
+            + " | ".join([first, *(v.rjust(w) for v, w in zip(values[1:], widths[1:], strict=True))])
+            + " |"
+        )
+
+    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:])]) + "|"
+    return "\n".join([line(cells[0]), rule, *(line(values) for values in cells[1:])])
+
+
+def text_of(value: object) -> str:
+    """Return a figure as people read it: three significant digits or more, thousands apart, a dash for none."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return (
+            f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+        )
+    return str(value)
