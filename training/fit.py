@@ -168,7 +168,7 @@ def predict(
 
 def probabilities(logits: F32, tasks: Sequence[TaskSpec]) -> F32:
     """Return probabilities (B, T) from logits: a conditional task's is the product with its condition's."""
-    alone = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
+    alone = np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))  # a logit of -1000 overflows exp
     names = [task.name for task in tasks]
     columns: dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]] = {}
     for i, task in enumerate(tasks):
