@@ -133,7 +133,9 @@ def run(published: Published, *, rounds: int, bare: bool) -> list[Sample]:
         ):
             for workload in workloads:
                 off = check_agreement(servers, workload.asks)
-                say(f"{workload.name}: the systems agree to {off.probability:.1e}, logits to {off.logit:.1e}")
+                say(
+                    f"{workload.name}: probabilities are equal to {off.probability:.0e}, or {off.relative:.2%}"
+                )
             return list(measure(list(turns(servers, workloads, folder)), rounds=rounds, cores=others))
 
 

@@ -16,21 +16,20 @@ def answers(ours, other):
 def test_equal_answers_do_not_differ():
     found = difference(*answers([0.25, 0.5], [0.25, 0.5]))
 
-    assert (found.probability, found.logit) == (0, 0)
+    assert (found.probability, found.relative) == (0, 0)
 
 
-def test_the_greatest_difference_of_probabilities_and_of_logits():
-    found = difference(*answers([0.5, 0.25], [0.75, 0.25]))
+def test_the_greatest_difference_as_it_is_and_relative_may_be_of_different_candidates():
+    found = difference(*answers([0.5, 0.003], [0.75, 0.001]))
 
     assert found.probability == 0.25
-    assert found.logit == pytest.approx(1.0986122886681098)  # ln 3: odds of 1 against odds of 3
+    assert found.relative == pytest.approx(2.0)
 
 
-def test_small_probabilities_that_differ_many_times_over_differ_in_their_logits():
-    found = difference(*answers([1e-6, 0.5], [1e-5, 0.5]))
+def test_below_a_ten_thousandth_the_relative_difference_is_relative_to_that():
+    found = difference(*answers([3e-6], [1e-6]))
 
-    assert found.probability < 1e-4
-    assert found.logit == pytest.approx(2.302594, abs=1e-4)  # ln 10 and a little
+    assert found.relative == pytest.approx(0.02)
 
 
 def test_answers_in_another_order_are_refused():
