@@ -40,7 +40,7 @@ class FitConfig(_Frozen):
 
     epochs: int = Field(default=2, ge=1, description="upper bound; the epoch best on validation is kept")
     batch_rows: int = Field(default=4096, ge=1)
-    dense_learning_rate: float = Field(default=1e-3, gt=0)
+    dense_learning_rate: float = Field(default=3e-3, gt=0)
     embedding_learning_rate: float = Field(default=2e-3, gt=0)
     last_learning_rate_ratio: float = Field(
         default=0.05, gt=0, le=1, description="both rates fall linearly to this share of themselves"
