@@ -100,6 +100,8 @@ def main() -> None:
         "--bare", action="store_true", help="candidates as ids alone, without their placement"
     )
     arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error("--rounds must be at least 1")
     try:
         published = ensure_published(arguments.config, arguments.model)
         samples = run(published, rounds=arguments.rounds, bare=arguments.bare)
