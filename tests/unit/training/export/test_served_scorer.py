@@ -1,0 +1,68 @@
+"""The served graph's composition: item tables over all rows and domains, and tasks given tasks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from service.contract.manifest import TaskSpec
+from tests.suites.models.built import SMALL, TASKS, Choice, build, feeds_of, item_tables, tensors
+from tests.support.synthetic_encoded import tiny_encoded
+from training.data.encoded import EncodedData
+from training.export import served_scorer
+from training.export.raw_requests import Case
+from training.export.served_scorer import ServedScorer
+
+INTERESTS = tuple({"name": name, **SMALL[name]} for name in ("twin_v2", "short_term"))
+STAR = Choice({"name": "star", **SMALL["star"]}, INTERESTS, 2)
+PEPNET = Choice({"name": "pepnet", **SMALL["pepnet"]}, INTERESTS, 1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> EncodedData:
+    return tiny_encoded(tmp_path_factory.mktemp("logs"))[1]
+
+
+@pytest.mark.parametrize("choice", [STAR, PEPNET], ids=["star", "pepnet"])
+def test_item_tables_have_a_row_per_item_whatever_the_chunks(
+    choice: Choice, data: EncodedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(choice, data)
+    scorer = ServedScorer(model, TASKS, 3)
+    whole = scorer.item_tables(model)
+    rows = len(data.item_ids)
+    assert len(whole.shared) == len(whole.embedding) == rows and whole.by_domain.shape[:2] == (3, rows)
+    assert whole.embedding.shape[1] == model.item.width
+    monkeypatch.setattr(served_scorer, "TABLE_CHUNK_ROWS", 7)
+    pieces = scorer.item_tables(model)
+    for name in ("shared", "by_domain", "embedding"):
+        table = getattr(whole, name)
+        np.testing.assert_allclose(getattr(pieces, name), table, atol=1e-6)
+        assert table.dtype == np.float32 and table.flags.c_contiguous
+
+
+def test_a_backbone_without_columns_by_domain_has_a_table_of_no_width(data: EncodedData) -> None:
+    model = build(PEPNET, data)
+    by_domain = ServedScorer(model, TASKS, 3).item_tables(model).by_domain
+    assert by_domain.shape == (3, len(data.item_ids), 0)
+
+
+def test_probabilities_multiply_along_a_chain_of_given_tasks(data: EncodedData) -> None:
+    model = build(STAR, data)
+    feeds_from = item_tables(ServedScorer(model, TASKS, 3).item_tables(model))
+    feeds = tensors(feeds_of(data, feeds_from, Case(0, np.arange(9))))
+    alone = (TaskSpec(name="click"), TaskSpec(name="buy"))
+    with torch.inference_mode():
+        logit, p = ServedScorer(model, TASKS, 3)(**feeds)
+        same_logit, independent = ServedScorer(model, alone, 3)(**feeds)
+    assert torch.equal(logit, same_logit)
+    torch.testing.assert_close(independent, torch.sigmoid(logit))
+    torch.testing.assert_close(p[:, 0], independent[:, 0])
+    torch.testing.assert_close(p[:, 1], independent[:, 0] * independent[:, 1])
+
+
+def test_making_a_scorer_leaves_the_model_ready_to_predict(data: EncodedData) -> None:
+    model = build(STAR, data).train()
+    ServedScorer(model, TASKS, 3)
+    assert not model.training
