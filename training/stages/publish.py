@@ -2,9 +2,10 @@
 
 Order, and what a crash leaves: the catalogue grows (old artefacts read a prefix of it) → artefacts are
 installed (nobody reads a version that no pointer names) → the store is given the snapshot under an id of its
-own (nobody reads an id that no pointer names) → the snapshot pointer → the models' pointers. Before the
-pointers, all that was live is untouched; between them, the new snapshot goes with the old models, which is
-legal, because blobs carry catalogue ids. Publishing again is harmless. Loads no torch.
+own (nobody reads an id that no pointer names) → the snapshot before the previous one is deleted → the snapshot
+pointer → the models' pointers. Before the pointers, all that is live is untouched; between them, the new
+snapshot goes with the old models, which is legal, because blobs carry catalogue ids. Deleting after the
+pointer would lose the id of what to delete in a crash between. Publishing again is harmless. Loads no torch.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from service.contract.artefact import (
     install_artefact,
     read_artefact,
     read_snapshot_ref,
+    snapshot_folder,
     write_snapshot_ref,
 )
 from service.contract.catalogue import write_catalogue
+from service.contract.files import read_pointer, write_atomically
 from service.contract.history import decode_snapshot, encode_snapshot
 from service.contract.manifest import Manifest
 from service.contract.store_keys import encode_user_features
@@ -44,7 +47,7 @@ def run(bench: Workbench, out: Path, progress: Progress) -> dict[str, object]:
     folders = {name: bench.done("verify", name) / ARTEFACT_FOLDER for name in bench.config.models}
     manifests = {name: read_artefact(folder) for name, folder in folders.items()}
     for manifest in manifests.values():
-        _check_catalogue(bench, manifest)
+        _check_fits(bench, manifest)
     write_catalogue(catalogue_folder(registry, bench.catalogue.name), bench.catalogue)
     for folder in folders.values():
         install_artefact(registry, folder)
@@ -76,17 +79,34 @@ async def _publish(
     manifests: dict[str, Manifest],
     progress: Progress,
 ) -> None:
-    registry = bench.config.publish.registry
+    registry, line = bench.config.publish.registry, bench.config.publish.snapshot_line
     store = await open_store(bench.config.publish.store, StoreSettings())
     try:
         with progress.task("write life cycles", total=ref.users_count) as advance:
+            await _delete_abandoned(store, registry, line, ref, old)
             await store.write_snapshot(ref.snapshot_id, _records(bench, ref.at_ms, advance))
-        write_snapshot_ref(registry, bench.config.publish.snapshot_line, ref)
+        await _delete_retired(store, ref, old)
+        write_snapshot_ref(registry, line, ref)
         for name, manifest in manifests.items():
             activate_artefact(registry, name, manifest.version)
-        await _delete_retired(store, ref, old)
     finally:
         await store.close()
+
+
+async def _delete_abandoned(
+    store: Store, registry: Path, line: str, ref: SnapshotRef, old: SnapshotRef | None
+) -> None:
+    """Delete what a publication that crashed had written under another id, and note the id of this one."""
+    folder = snapshot_folder(registry, line)
+    folder.mkdir(parents=True, exist_ok=True)
+    live = {ref.snapshot_id, ref.previous_id} | ({old.snapshot_id, old.previous_id} if old else set())
+    try:
+        abandoned = read_pointer(folder / "incoming")
+    except FileNotFoundError:
+        abandoned = ref.snapshot_id
+    if abandoned not in live:
+        await store.delete_snapshot(abandoned)
+    write_atomically(folder / "incoming", ref.snapshot_id.encode())
 
 
 async def _delete_retired(store: Store, ref: SnapshotRef, old: SnapshotRef | None) -> None:
@@ -107,8 +127,14 @@ def _records(bench: Workbench, at_ms: int, advance: Callable[[int], None]) -> It
         yield user, blob, encode_user_features(row)
 
 
-def _check_catalogue(bench: Workbench, manifest: Manifest) -> None:
-    """Refuse artefacts verified against a catalogue that has since taken another course."""
+def _check_fits(bench: Workbench, manifest: Manifest) -> None:
+    """Refuse artefacts made for another snapshot line, or against a catalogue that has since changed."""
+    line = bench.config.publish.snapshot_line
+    if manifest.snapshot_line != line:
+        raise StageError(
+            f"{manifest.name}-{manifest.version} reads snapshot line {manifest.snapshot_line!r}, the config "
+            f"publishes {line!r}: run `verify` again"
+        )
     if manifest.catalogue != bench.catalogue.ref():
         raise StageError(
             f"the catalogue {bench.catalogue.name!r} in {bench.config.publish.registry} has changed since "
