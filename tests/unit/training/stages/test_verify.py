@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import orjson
+import pytest
+from onnx import helper
+
+from service.contract.artefact import read_artefact
+from service.contract.features import Side
+from service.contract.golden import read_golden, replay_golden
+from service.contract.served_inputs import LOGIT, Feeds, read_item_tables
+from tests.support.pipelines import changed, copied, run
+from training import backbones
+from training.config import PipelineConfig
+from training.errors import StageError
+from training.pipeline import STAGE_FILE, Step
+from training.workbench import Workbench
+
+VERIFY = Step("verify", "star")
+UNKNOWN_ROW = 0
+
+
+@pytest.fixture
+def config(finished_pipeline: PipelineConfig, tmp_path: Path) -> PipelineConfig:
+    return copied(finished_pipeline, tmp_path)
+
+
+def exported(config: PipelineConfig, name: str = "") -> Path:
+    return config.workspace / "export" / "star" / name
+
+
+def rewrite(path: Path, change: Callable[[np.ndarray], None]) -> None:
+    """Change an array on disk."""
+    table = np.load(path)
+    change(table)
+    np.save(path, table)
+
+
+def refuse(config: PipelineConfig, message: str, error: type[Exception] = StageError) -> None:
+    """Ask for `verify` to refuse, and to leave nothing that could be published but what was there."""
+    sealed = config.workspace / "verify" / "star"
+    before = read_artefact(sealed / "artefact") if sealed.exists() else None
+    with pytest.raises(error, match=message):
+        run(config, VERIFY, force=True)
+    assert (read_artefact(sealed / "artefact") if sealed.exists() else None) == before
+    assert not list(sealed.parent.glob(".*"))
+
+
+def test_what_passes_says_how_near_it_came(config: PipelineConfig) -> None:
+    for name in config.models:
+        manifest = read_artefact(config.workspace / "verify" / name / "artefact")
+        assert 0 < manifest.parity.logit_difference_max <= manifest.parity.logit_difference_limit == 1e-4
+        assert manifest.parity.rows_count >= config.verify_rows
+
+
+def test_the_manifest_says_what_was_exported(config: PipelineConfig) -> None:
+    bench = Workbench(config)
+    folder = config.workspace / "verify" / "star" / "artefact"
+    manifest = read_artefact(folder)
+    spec = bench.dataset.spec
+    assert (manifest.name, manifest.backbone) == ("star", "star")
+    assert manifest.interests == ("twin_v2", "short_term")
+    assert manifest.dataset_fingerprint == spec.fingerprint
+    assert (manifest.domains, manifest.tasks) == (spec.domains, bench.tasks)
+    assert manifest.features == tuple(f for f in bench.features if f.side is not Side.ITEM)
+    assert manifest.item_features == ("item_id", "category", "price")
+    assert manifest.history == config.history.limits
+    assert manifest.catalogue == bench.catalogue.ref()
+    assert manifest.items_count == 31
+    graph = onnxruntime.InferenceSession(folder / "scorer.onnx", providers=["CPUExecutionProvider"])
+    assert {node.name for node in graph.get_inputs()} == set(manifest.graph_inputs)
+
+
+def test_the_manifests_metrics_are_the_natural_ones_of_the_test_weeks(config: PipelineConfig) -> None:
+    folder = config.workspace / "verify" / "star" / "artefact"
+    manifest = read_artefact(folder)
+    body = (config.workspace / "evaluate" / "star" / "metrics.json").read_bytes()
+    assert (folder / "report" / "metrics.json").read_bytes() == body
+    rows = [row for row in orjson.loads(body) if (row["split"], row["weighting"]) == ("test", "natural")]
+    assert rows
+    assert [metrics.model_dump() for metrics in manifest.metrics] == [
+        {name: row[name] for name in type(manifest.metrics[0]).model_fields} for row in rows
+    ]
+
+
+def test_golden_requests_replay_in_a_session_of_their_own(config: PipelineConfig) -> None:
+    bench = Workbench(config)
+    for name in config.models:
+        folder = config.workspace / "verify" / name / "artefact"
+        manifest = read_artefact(folder)
+        graph = onnxruntime.InferenceSession(folder / "scorer.onnx", providers=["CPUExecutionProvider"])
+
+        def probabilities(feeds: Feeds, graph: onnxruntime.InferenceSession = graph) -> np.ndarray:
+            wanted = [node.name for node in graph.get_inputs()]
+            return np.asarray(graph.run(["probability"], {name: feeds[name] for name in wanted})[0])
+
+        tables = read_item_tables(folder)
+        count = replay_golden(
+            folder, manifest=manifest, catalogue=bench.catalogue, tables=tables, run=probabilities
+        )
+        requests = read_golden(folder)
+        assert count == len(requests) >= 25
+        assert {request.domain for request in requests} == set(manifest.domains)
+        assert {len(request.candidates) for request in requests} >= {1, 7, 100}
+        cold = requests[-1]
+        assert (cold.snapshot, cold.recent, cold.user_features) == (None, b"", {})
+        assert bench.catalogue.id_of(cold.candidates[0].item_id) == UNKNOWN_ROW
+
+
+@pytest.mark.parametrize("row", [UNKNOWN_ROW, 7, 30])
+@pytest.mark.parametrize("table", ["shared", "by_domain"])
+def test_a_weight_of_one_item_that_was_changed_is_refused(
+    config: PipelineConfig, table: str, row: int
+) -> None:
+    def change(values: np.ndarray) -> None:
+        values[..., row, :] += 0.5
+
+    rewrite(exported(config, f"items/{table}.npy"), change)
+    refuse(config, "torch and ONNX Runtime differ by")
+
+
+def test_a_weight_that_is_nan_is_refused(config: PipelineConfig) -> None:
+    def change(values: np.ndarray) -> None:
+        values[7] = np.nan
+
+    rewrite(exported(config, "items/shared.npy"), change)
+    refuse(config, "torch and ONNX Runtime differ by nan")
+
+
+@pytest.mark.parametrize("table", ["catalogue_ids", "shared", "embedding"])
+def test_rows_that_were_swapped_are_refused(config: PipelineConfig, table: str) -> None:
+    def change(values: np.ndarray) -> None:
+        values[[3, 4]] = values[[4, 3]]
+
+    rewrite(exported(config, f"items/{table}.npy"), change)
+    refuse(config, "torch and ONNX Runtime differ by")
+
+
+def test_a_graph_that_takes_the_mean_over_candidates_away_is_refused(config: PipelineConfig) -> None:
+    path = exported(config, "scorer.onnx")
+    model = onnx.load(path)
+    for node in model.graph.node:
+        node.output[:] = ["bare_logit" if name == LOGIT else name for name in node.output]
+        node.input[:] = ["bare_logit" if name == LOGIT else name for name in node.input]
+    axes = onnx.numpy_helper.from_array(np.array([0], np.int64), "candidate_axis")
+    model.graph.initializer.append(axes)
+    model.graph.node.append(helper.make_node("ReduceMean", ["bare_logit", "candidate_axis"], ["mean_logit"]))
+    model.graph.node.append(helper.make_node("Sub", ["bare_logit", "mean_logit"], [LOGIT]))
+    onnx.save(model, path)
+    record_file = exported(config, STAGE_FILE)
+    record = orjson.loads(record_file.read_bytes())
+    record["files"]["scorer.onnx"] = path.stat().st_size  # as if the export had made it so
+    record_file.write_bytes(orjson.dumps(record))
+    refuse(config, "not sealed")
+
+
+COMPANIONABLE = '''
+"""A backbone whose scores depend on who else is scored, in torch and in ONNX alike."""
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+
+class Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def build(options, *, widths):
+    return Companionable(widths)
+
+
+class Companionable(nn.Module):
+    def __init__(self, widths):
+        super().__init__()
+        self.shape = (widths.tasks_count, widths.logit_columns)
+        self.last = nn.Linear(widths.item, widths.tasks_count * widths.logit_columns)
+
+    def forward(self, user, item, candidate, interest, domain):
+        logits = self.last(item)
+        return (logits - logits.mean(0, keepdim=True)).unflatten(-1, self.shape)
+'''
+
+
+@pytest.fixture
+def companionable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "backbones"
+    folder.mkdir()
+    (folder / "companionable.py").write_text(COMPANIONABLE)
+    monkeypatch.setattr(backbones, "__path__", [*backbones.__path__, str(folder)])
+
+
+@pytest.mark.usefixtures("companionable")
+def test_a_model_whose_scores_depend_on_the_other_candidates_is_refused(config: PipelineConfig) -> None:
+    model = config.models["star"].model_dump(mode="json")
+    model |= {"backbone": {"name": "companionable"}, "losses": {}, "interests": []}
+    odd = changed(config, {"models": {"odd": model}})
+    run(odd, *(Step(stage, "odd") for stage in ("train", "evaluate", "export")))
+    with pytest.raises(StageError, match="a score changes with the other candidates by"):
+        run(odd, Step("verify", "odd"))
+    assert not (odd.workspace / "verify" / "odd").exists()
+
+
+def test_what_is_sealed_is_what_was_exported_but_for_the_pipelines_own_files(config: PipelineConfig) -> None:
+    artefact = config.workspace / "verify" / "star" / "artefact"
+    files = {p.relative_to(artefact).as_posix() for p in artefact.rglob("*") if p.is_file()}
+    source = {p.relative_to(exported(config)).as_posix() for p in exported(config).rglob("*") if p.is_file()}
+    assert files == source - {STAGE_FILE, "graph.json"} | {"manifest.json", "golden.json"}
+    for name in source & files:
+        assert (artefact / name).read_bytes() == exported(config, name).read_bytes()
