@@ -90,6 +90,8 @@ def run_steps(
 
 
 def _run_step(bench: Workbench, step: Step, key: str, progress: Progress) -> StepResult:
+    if step.stage == "publish":  # writes to registry and store; the workspace may be read-only
+        return _measure(bench, step, bench.config.workspace, progress)
     target = bench.folder(step.stage, step.model)
     staging, old = (target.parent / f".{target.name}.{state}" for state in ("incoming", "outgoing"))
     for left_over in (staging, old):
@@ -97,24 +99,15 @@ def _run_step(bench: Workbench, step: Step, key: str, progress: Progress) -> Ste
     staging.mkdir(parents=True)
     needs = {need.name: _key_of_done(bench, need) for need in _needs(bench.config, step)}
     part = _config_part(bench, step)
-    module = importlib.import_module(f"training.stages.{step.stage}")
-    _reset_peak_memory()
-    started = time.perf_counter()
     try:
-        if step.stage == "prepare":
-            summary = module.run(bench.config.dataset, staging, progress=progress)
-        elif step.model:
-            summary = module.run(bench, staging, progress, model=step.model)
-        else:
-            summary = module.run(bench, staging, progress)
-        result = StepResult(step, True, round(time.perf_counter() - started, 2), _peak_memory_mib(), summary)
+        result = _measure(bench, step, staging, progress)
         record = {
             "stage": step.stage,
             "model": step.model,
             "key": key,
             "seconds": result.seconds,
             "peak_memory_mib": result.peak_memory_mib,
-            "summary": summary,
+            "summary": result.summary,
             "needs": needs,
             "config": part,
             "files": _sizes_bytes(staging),
@@ -128,6 +121,20 @@ def _run_step(bench: Workbench, step: Step, key: str, progress: Progress) -> Ste
         shutil.rmtree(staging, ignore_errors=True)
         raise
     return result
+
+
+def _measure(bench: Workbench, step: Step, out: Path, progress: Progress) -> StepResult:
+    """Run a stage into a folder; return what it did, and what that took."""
+    module = importlib.import_module(f"training.stages.{step.stage}")
+    _reset_peak_memory()
+    started = time.perf_counter()
+    if step.stage == "prepare":
+        summary = module.run(bench.config.dataset, out, progress=progress)
+    elif step.model:
+        summary = module.run(bench, out, progress, model=step.model)
+    else:
+        summary = module.run(bench, out, progress)
+    return StepResult(step, True, round(time.perf_counter() - started, 2), _peak_memory_mib(), summary)
 
 
 def _needs(config: PipelineConfig, step: Step) -> tuple[Step, ...]:
@@ -244,8 +251,9 @@ def _read_done(folder: Path) -> dict[str, Any] | None:
     """Return what a step that is done says of itself, None where it is not, or a file of it is gone."""
     try:
         done: dict[str, Any] = orjson.loads((folder / STAGE_FILE).read_bytes())
-        whole = bool(done["files"] == _sizes_bytes(folder))
-    except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+        sizes = _sizes_bytes(folder)
+        whole = all(sizes.get(name) == size for name, size in done["files"].items())
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         return None
     return done if whole else None
 

@@ -106,6 +106,11 @@ def test_a_step_whose_output_is_gone_runs_again_alone(config: PipelineConfig, lo
     assert names_of_ran(run(config)) == ["train/star", "publish"]
 
 
+def test_a_file_that_somebody_adds_to_an_output_makes_nothing_stale(config: PipelineConfig) -> None:
+    (config.workspace / "train" / "star" / "notes.txt").write_text("worth a look")
+    assert names_of_ran(run(config)) == ["publish"]
+
+
 @pytest.mark.parametrize("torn", [b"", b"{", b"[]", b"{}", b"null"])
 def test_a_step_whose_record_is_torn_runs_again(config: PipelineConfig, torn: bytes) -> None:
     (config.workspace / "cluster" / STAGE_FILE).write_bytes(torn)
