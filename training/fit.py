@@ -142,7 +142,9 @@ def fit(
                 )
             )
             progress.say(
-                f"epoch {epoch + 1}: validation log-loss {validation:.6f}, {rows_count / seconds:,.0f} rows/s, "
+                f"epoch {epoch + 1}: "
+                + (f"validation log-loss {validation:.6f}, " if len(validation_visits) else "")
+                + f"{rows_count / seconds:,.0f} rows/s, "
                 f"{mixed / max(1, batches):.1%} of rows in mixed contexts"
             )
             if not best or not validation >= report.epochs[report.best_epoch - 1].validation_log_loss:

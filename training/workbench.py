@@ -98,7 +98,11 @@ class Workbench:
     @cached_property
     def catalogue_ids(self) -> U32:
         """The catalogue id of every item row, (I,); row 0 is the unknown item."""
-        return np.array([0, *self.catalogue.ids_of(self.dataset.items["item_id"].to_list())], np.uint32)
+        return self.catalogue_ids_in(self.catalogue)
+
+    def catalogue_ids_in(self, catalogue: Catalogue) -> U32:
+        """Return the id in a catalogue of every item row, (I,); row 0 is the unknown item."""
+        return np.array([0, *catalogue.ids_of(self.dataset.items["item_id"].to_list())], np.uint32)
 
     def encoded(self, progress: Progress) -> EncodedData:
         """Return the dataset as ids, with histories over all snapshots; made once a process."""

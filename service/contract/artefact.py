@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.contract.catalogue import CatalogueRef
+from service.contract.catalogue import Catalogue, CatalogueRef, catalogue_of_bytes
 from service.contract.errors import ArtefactError
 from service.contract.files import read_pointer, sha256_of, sync_folder, write_atomically
 from service.contract.manifest import FORMAT_VERSION, FileEntry, Manifest
@@ -26,6 +26,7 @@ MANIFEST_FILE = "manifest.json"
 SCORER_FILE = "scorer.onnx"
 GOLDEN_FILE = "golden.json"
 REPORT_FOLDER = "report"
+ITEM_IDS_FILE = "items/item_ids.txt"
 ITEM_CATALOGUE_IDS_FILE = "items/catalogue_ids.npy"
 ITEM_SHARED_FILE = "items/shared.npy"
 ITEM_BY_DOMAIN_FILE = "items/by_domain.npy"
@@ -110,6 +111,23 @@ def read_artefact(folder: Path) -> Manifest:
                 f"{folder}: file {name} is not the one that was exported; export the artefact again"
             )
     return manifest
+
+
+def read_artefact_catalogue(folder: Path, manifest: Manifest) -> Catalogue:
+    """Return the catalogue that an artefact was made with, which it carries.
+
+    Raises:
+        ArtefactError: it is not there, or not the one that the manifest names.
+    """
+    try:
+        catalogue = catalogue_of_bytes(manifest.catalogue.name, (folder / ITEM_IDS_FILE).read_bytes())
+    except OSError as error:
+        raise ArtefactError(
+            f"{folder}: file {ITEM_IDS_FILE} is missing; export the artefact again"
+        ) from error
+    if catalogue.ref() != manifest.catalogue:
+        raise ArtefactError(f"{folder}: {ITEM_IDS_FILE} is not the catalogue of the manifest; export again")
+    return catalogue
 
 
 def current_version(registry: Path, name: str) -> str:

@@ -110,9 +110,34 @@ def write_catalogue(folder: Path, catalogue: Catalogue) -> None:
     if (folder / "current").exists():
         catalogue.check(read_catalogue(folder).ref())
     version = f"{len(catalogue)}-{catalogue.ref().sha256[:12]}"
-    body = "".join(f"{item_id}\n" for item_id in catalogue.item_ids)
-    write_atomically(folder / f"{version}{CATALOGUE_FILE_SUFFIX}", body.encode())
+    write_atomically(folder / f"{version}{CATALOGUE_FILE_SUFFIX}", catalogue_bytes(catalogue))
     write_atomically(folder / "current", version.encode())
+
+
+def grow_catalogue(folder: Path, catalogue: Catalogue) -> None:
+    """Make a folder's catalogue list at least the items of this one, under the same ids.
+
+    Nothing is written where it does already, however long it has grown since.
+
+    Raises:
+        CatalogueError: neither is a prefix of the other, or an id cannot be written.
+    """
+    if (folder / "current").exists():
+        live = read_catalogue(folder)
+        if len(live) >= len(catalogue):
+            live.check(catalogue.ref())
+            return
+    write_catalogue(folder, catalogue)
+
+
+def catalogue_bytes(catalogue: Catalogue) -> bytes:
+    """Return a catalogue as a file holds it: a line an item, in order."""
+    return "".join(f"{item_id}\n" for item_id in catalogue.item_ids).encode()
+
+
+def catalogue_of_bytes(name: str, body: bytes) -> Catalogue:
+    """Return the catalogue in a file; whether it is the one expected is for the caller to check."""
+    return Catalogue(name, body.decode(errors="replace").split("\n")[:-1])
 
 
 def read_catalogue(folder: Path) -> Catalogue:
@@ -127,7 +152,7 @@ def read_catalogue(folder: Path) -> Catalogue:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else "unreadable"
         raise CatalogueError(f"no catalogue at {folder}: {reason}. Publish an artefact first") from error
-    catalogue = Catalogue(folder.name, body.decode(errors="replace").split("\n")[:-1])
+    catalogue = catalogue_of_bytes(folder.name, body)
     if version != f"{len(catalogue)}-{catalogue.ref().sha256[:12]}":
         raise CatalogueError(f"catalogue {folder}/{version} was altered: its content does not match its name")
     return catalogue

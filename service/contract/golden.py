@@ -21,7 +21,8 @@ from service.contract.history import build_history, decode_behaviors, decode_sna
 from service.contract.manifest import Manifest
 from service.contract.served_inputs import Feeds, ItemTables, RequestEncoder, assemble
 
-PROBABILITY_DIFFERENCE_LIMIT: Final = 1e-4
+LOG_ODDS_DIFFERENCE_LIMIT: Final = 1e-3
+"""On log-odds, not on probabilities: at natural rates of 1e-4, an absolute limit would see nothing."""
 
 
 class GoldenCandidate(BaseModel):
@@ -108,16 +109,26 @@ def replay_golden(
     """Score every golden request and compare; returns how many there were. `run` gives probabilities (N, T).
 
     Raises:
-        ArtefactError: a probability is off by more than PROBABILITY_DIFFERENCE_LIMIT.
+        ArtefactError: a probability is off by more than LOG_ODDS_DIFFERENCE_LIMIT in log-odds, or of another shape.
     """
     encoder = RequestEncoder(manifest)
     requests = read_golden(folder)
     for number, request in enumerate(requests):
         feeds = golden_feeds(request, manifest=manifest, catalogue=catalogue, tables=tables, encoder=encoder)
-        off = float(np.abs(run(feeds) - np.array(request.probability, np.float32)).max())
-        if not off <= PROBABILITY_DIFFERENCE_LIMIT:
+        got, expected = run(feeds), np.array(request.probability, np.float64)
+        if got.shape != expected.shape:
             raise ArtefactError(
-                f"{folder}: golden request {number} scores {off:.2e} away from what was verified "
-                f"(limit {PROBABILITY_DIFFERENCE_LIMIT:.0e}); export the artefact again on this runtime"
+                f"{folder}: golden request {number} gives {got.shape}, verified were {expected.shape}"
+            )
+        off = float(np.abs(_log_odds(got) - _log_odds(expected)).max(initial=0.0))
+        if not off <= LOG_ODDS_DIFFERENCE_LIMIT:
+            raise ArtefactError(
+                f"{folder}: golden request {number} is {off:.2e} in log-odds from what was verified "
+                f"(limit {LOG_ODDS_DIFFERENCE_LIMIT:.0e}); export the artefact again on this runtime"
             )
     return len(requests)
+
+
+def _log_odds(probability: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    p = np.clip(np.asarray(probability, np.float64), 1e-30, 1 - 1e-7)
+    return np.log(p) - np.log1p(-p)

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Final, Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from service.contract.features import Side
 from service.contract.manifest import Name
 from training.data.errors import DataError
+from training.metrics.evaluate import ALL_DOMAINS
 
 SPEC_FILE: Final = "dataset.json"
 EXPOSURES_FILE: Final = "exposures.parquet"
@@ -106,6 +107,15 @@ class DatasetSpec(_Frozen):
     splits: DatasetSplits
     sampling: DatasetSampling
     counts: dict[str, int]
+
+    @field_validator("domains")
+    @classmethod
+    def _all_is_no_domain(cls, domains: tuple[str, ...]) -> tuple[str, ...]:
+        if ALL_DOMAINS in domains:
+            raise ValueError(
+                f"{ALL_DOMAINS!r} names all domains together in reports; call the domain otherwise"
+            )
+        return domains
 
     def features_of(self, *sides: Side) -> tuple[DatasetFeature, ...]:
         """Return the features of some sides, side by side."""

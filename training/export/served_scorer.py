@@ -122,7 +122,9 @@ class ServedScorer(nn.Module):
             torch.cat(interests, dim=-1) if interests else item_shared[:, :0],
             domain,
         )
-        alone = 1.0 / (1.0 + torch.exp(-logit))  # ONNX Runtime's Sigmoid is exact to 2^-24 only, and 0 below -17
+        # Not Sigmoid: ONNX Runtime's is exact to 2^-24 only, so that small probabilities lose their digits, and
+        # those of logits below -17 are 0.
+        alone = 1.0 / (1.0 + torch.exp(-logit))
         columns: list[Tensor] = []
         for task, given in enumerate(self.given):
             column = alone[:, task : task + 1]

@@ -10,7 +10,7 @@ with target q, the medoid's inherent features K_h and cross features K_c (age, s
 
 Differs or decides where the papers are silent: beta is per head and merged into w^c (their product is
 what acts); an empty history gives the zero vector; W^o has no bias, so that this holds; the search merges
-heads by rank, head order first, and ties go to whichever the sort puts first.
+heads by rank, head order first, and ties go to the earlier cluster.
 
 Adds, as the option `mass` (off as the papers have it): softmax divides out how much of the history matches at
 all, so each head's ln(1 + sum n e^alpha), a soft count of matches over the whole life cycle, is appended.
@@ -32,6 +32,8 @@ from training.modules.split import HistoryPart, RowLayout, ServedInterest
 CROSS_WIDTH = 8
 MASKED = -1e9
 TINY = 1e-30
+RANK_STEPS = 1024.0
+"""The search ranks scores in steps of 1 / RANK_STEPS: far above rounding errors, far below what matters."""
 GROUP_VISITS = 16
 """Histories padded together in training. Their lengths differ by orders of magnitude, so that padding a whole
 batch to its longest would be most of the work."""
@@ -204,7 +206,7 @@ def kept_by_search(scores: Tensor, keep: int) -> Tensor:
     heads = scores.shape[1]
     padding = scores.new_full((*scores.shape[:-1], keep), 2 * MASKED)  # so that keep columns always exist
     scores = torch.cat([scores, padding], dim=-1)
-    top = scores.topk(keep, dim=-1).indices  # (V, A, P, keep), in order of rank
+    top = _best(scores, keep)  # (V, A, P, keep), in order of rank
     step = torch.arange(keep, device=scores.device) * heads
     step = (step[None, :] + torch.arange(heads, device=scores.device)[:, None]).float()  # (A, keep)
     never = float(heads * keep)
@@ -213,6 +215,19 @@ def kept_by_search(scores: Tensor, keep: int) -> Tensor:
     last = (-met).topk(keep, dim=-1).values[..., -1:]  # steps are distinct but for `never`
     kept = (-met >= last) & (met < never)
     return kept[:, None, :, : scores.shape[-1] - keep]
+
+
+def _best(scores: Tensor, keep: int) -> Tensor:
+    """Return the indices of the `keep` highest, ties to the earlier one.
+
+    Equal clusters (one item bought thrice, long ago) must stand in one order in all heads: with three heads or
+    more, it decides how many others the heads agree on. ONNX's TopK promises that order; torch's topk does not.
+    Rounding first makes ties of what differs only by the order of summation.
+    """
+    coarse = torch.round(scores * RANK_STEPS)
+    if torch.compiler.is_exporting():
+        return coarse.topk(keep, dim=-1).indices
+    return coarse.sort(dim=-1, descending=True, stable=True).indices[..., :keep]
 
 
 def _log_size(size: Tensor, *, weigh_sizes: bool) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import orjson
 
 from service.contract import artefact
+from service.contract.catalogue import catalogue_bytes
 from service.contract.features import Side
 from training.export.onnx_file import write_onnx
 from training.export.served_scorer import ServedScorer
@@ -26,6 +27,7 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
     scorer.eval()
     tables = scorer.item_tables(trained)
     (out / "items").mkdir()
+    (out / artefact.ITEM_IDS_FILE).write_bytes(catalogue_bytes(bench.catalogue))
     np.save(out / artefact.ITEM_CATALOGUE_IDS_FILE, bench.catalogue_ids)
     np.save(out / artefact.ITEM_SHARED_FILE, tables.shared)
     np.save(out / artefact.ITEM_BY_DOMAIN_FILE, tables.by_domain)

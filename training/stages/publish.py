@@ -23,11 +23,12 @@ from service.contract.artefact import (
     catalogue_folder,
     install_artefact,
     read_artefact,
+    read_artefact_catalogue,
     read_snapshot_ref,
     snapshot_folder,
     write_snapshot_ref,
 )
-from service.contract.catalogue import write_catalogue
+from service.contract.catalogue import Catalogue, grow_catalogue
 from service.contract.files import read_pointer, write_atomically
 from service.contract.history import decode_snapshot, encode_snapshot
 from service.contract.manifest import Manifest
@@ -47,24 +48,28 @@ def run(bench: Workbench, out: Path, progress: Progress) -> dict[str, object]:
     folders = {name: bench.done("verify", name) / ARTEFACT_FOLDER for name in bench.config.models}
     manifests = {name: read_artefact(folder) for name, folder in folders.items()}
     for manifest in manifests.values():
-        _check_fits(bench, manifest)
-    write_catalogue(catalogue_folder(registry, bench.catalogue.name), bench.catalogue)
+        _check_line(bench, manifest)
+    catalogue = max((read_artefact_catalogue(folders[n], m) for n, m in manifests.items()), key=len)
+    for manifest in manifests.values():
+        catalogue.check(manifest.catalogue)
+    grow_catalogue(catalogue_folder(registry, catalogue.name), catalogue)
     for folder in folders.values():
         install_artefact(registry, folder)
 
     at_ms = int(bench.snapshot_moments_ms[-1])
     ref = SnapshotRef(
-        snapshot_id=f"{at_ms}-{_content_id(bench)}",
+        snapshot_id=f"{at_ms}-{_content_id(bench, catalogue)}",
         at_ms=at_ms,
         users_count=len(bench.dataset.users),
-        catalogue=bench.catalogue.ref(),
+        catalogue=catalogue.ref(),
         previous_id=None,
     )
     old = read_snapshot_ref(registry, line)
     if old is not None:
         previous = old.previous_id if old.snapshot_id == ref.snapshot_id else old.snapshot_id
         ref = ref.model_copy(update={"previous_id": previous})
-    asyncio.run(_publish(bench, ref, old, manifests, progress))
+    records = _records(bench, catalogue, at_ms)
+    asyncio.run(_publish(bench, ref, old, manifests, records, progress))
     return {
         "users": ref.users_count,
         "snapshot": ref.snapshot_id,
@@ -77,6 +82,7 @@ async def _publish(
     ref: SnapshotRef,
     old: SnapshotRef | None,
     manifests: dict[str, Manifest],
+    records: Iterator[SnapshotRecord],
     progress: Progress,
 ) -> None:
     registry, line = bench.config.publish.registry, bench.config.publish.snapshot_line
@@ -84,7 +90,7 @@ async def _publish(
     try:
         with progress.task("write life cycles", total=ref.users_count) as advance:
             await _delete_abandoned(store, registry, line, ref, old)
-            await store.write_snapshot(ref.snapshot_id, _records(bench, ref.at_ms, advance))
+            await store.write_snapshot(ref.snapshot_id, _told(records, advance))
         await _delete_retired(store, ref, old)
         write_snapshot_ref(registry, line, ref)
         for name, manifest in manifests.items():
@@ -116,34 +122,35 @@ async def _delete_retired(store: Store, ref: SnapshotRef, old: SnapshotRef | Non
         await store.delete_snapshot(old.previous_id)
 
 
-def _records(bench: Workbench, at_ms: int, advance: Callable[[int], None]) -> Iterator[SnapshotRecord]:
+def _records(bench: Workbench, catalogue: Catalogue, at_ms: int) -> Iterator[SnapshotRecord]:
     blobs = dict(bench.snapshots.at(at_ms))
+    ids = bench.catalogue_ids_in(catalogue)
     for row in bench.dataset.users.iter_rows(named=True):
         user = str(row.pop("user_id"))
         blob = blobs.get(user)
         if blob is not None:
-            blob = encode_snapshot(with_catalogue_ids(bench.catalogue_ids, decode_snapshot(blob)))
-        advance(1)
+            blob = encode_snapshot(with_catalogue_ids(ids, decode_snapshot(blob)))
         yield user, blob, encode_user_features(row)
 
 
-def _check_fits(bench: Workbench, manifest: Manifest) -> None:
-    """Refuse artefacts made for another snapshot line, or against a catalogue that has since changed."""
+def _told(records: Iterator[SnapshotRecord], advance: Callable[[int], None]) -> Iterator[SnapshotRecord]:
+    for record in records:
+        advance(1)
+        yield record
+
+
+def _check_line(bench: Workbench, manifest: Manifest) -> None:
+    """Refuse an artefact that would read another snapshot line than the one published here."""
     line = bench.config.publish.snapshot_line
     if manifest.snapshot_line != line:
         raise StageError(
             f"{manifest.name}-{manifest.version} reads snapshot line {manifest.snapshot_line!r}, the config "
             f"publishes {line!r}: run `verify` again"
         )
-    if manifest.catalogue != bench.catalogue.ref():
-        raise StageError(
-            f"the catalogue {bench.catalogue.name!r} in {bench.config.publish.registry} has changed since "
-            f"{manifest.name}-{manifest.version} was exported: run `export` and `verify` again"
-        )
 
 
-def _content_id(bench: Workbench) -> str:
+def _content_id(bench: Workbench, catalogue: Catalogue) -> str:
     """Return an id of what is written to the store: the same content has the same id."""
     key = orjson.loads((bench.done("cluster") / "stage.json").read_bytes())["key"]
-    content = f"{key}:{bench.dataset.spec.fingerprint}:{bench.catalogue.ref().sha256}"
+    content = f"{key}:{bench.dataset.spec.fingerprint}:{catalogue.ref().sha256}"
     return hashlib.sha256(content.encode()).hexdigest()[:12]

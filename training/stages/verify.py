@@ -15,28 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import orjson
 import torch
 
-from service.contract import served_inputs as names
 from service.contract.artefact import REPORT_FOLDER, seal_artefact
 from service.contract.catalogue import CatalogueRef
 from service.contract.features import Side
-from service.contract.golden import (
-    GoldenCandidate,
-    GoldenRequest,
-    golden_feeds,
-    replay_golden,
-    write_golden,
-)
+from service.contract.golden import GoldenCandidate, GoldenRequest, replay_golden, write_golden
 from service.contract.history import F32, I64
 from service.contract.manifest import Manifest, Parity, TaskMetrics
-from service.contract.served_inputs import Feeds, RequestEncoder, read_item_tables
+from training.data.batch import PartIds
 from training.data.encoded import EncodedData
 from training.errors import StageError
 from training.export.parity import LOGIT_DIFFERENCE_LIMIT, draw_cases, reference_logits
 from training.export.raw_requests import Case, RawRequests
+from training.export.served_graph import ServedGraph
 from training.fit import batch_builder, probabilities
 from training.model import CtrModel
 from training.modules.split import fold_logit_columns
@@ -66,7 +59,7 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("stage.json", GRAPH_FILE))
     metrics = orjson.loads((folder / REPORT_FOLDER / METRICS_FILE).read_bytes())
     draft = _draft(bench, model, tuple(graph["inputs"]), metrics)
-    served = _ServedGraph(folder, bench, draft)
+    served = ServedGraph(folder, bench.catalogue, draft)
     data = bench.encoded(progress)
     trained = load_model(bench, model, progress)
 
@@ -85,9 +78,11 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
             independence = _larger(independence, _dependence(served, request, got, rng))
             rows_count += len(expected)
             if number % max(1, len(cases) // GOLDEN_COUNT) == 0:
-                p = probabilities(expected, bench.tasks)
-                golden.append(request.model_copy(update={"probability": tuple(map(tuple, p.tolist()))}))
+                golden.append(_with_probability(request, expected, bench))
             advance(1)
+    cold, expected = _cold_start(cases[0], golden[0], trained, data)
+    parity = _larger(parity, served.logits(cold) - expected)
+    golden.append(_with_probability(cold, expected, bench))
     one_of_each_domain = {int(data.domain[case.request]): case for case in cases}
     with progress.task("every item", total=len(one_of_each_domain) * len(data.item_ids)) as advance:
         for case in one_of_each_domain.values():
@@ -97,7 +92,6 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
                 advance(len(expected))
     _gate("torch and ONNX Runtime differ by", parity)
     _gate("a score changes with the other candidates by", independence)
-    golden.append(_cold_start(golden[0], served))
     write_golden(folder, golden)
     replay_golden(
         folder, manifest=draft, catalogue=bench.catalogue, tables=served.tables, run=served.probabilities
@@ -123,40 +117,9 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
     }
 
 
-class _ServedGraph:
-    """The exported graph in ONNX Runtime, fed by the contract."""
-
-    def __init__(self, folder: Path, bench: Workbench, manifest: Manifest) -> None:
-        self._manifest, self._catalogue = manifest, bench.catalogue
-        self._encoder = RequestEncoder(manifest)
-        self.tables = read_item_tables(folder)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            folder / "scorer.onnx", options, providers=["CPUExecutionProvider"]
-        )
-
-    def logits(self, request: GoldenRequest) -> F32:
-        feeds = golden_feeds(
-            request,
-            manifest=self._manifest,
-            catalogue=self._catalogue,
-            tables=self.tables,
-            encoder=self._encoder,
-        )
-        return self._run(names.LOGIT, feeds)
-
-    def probabilities(self, feeds: Feeds) -> F32:
-        return self._run(names.PROBABILITY, feeds)
-
-    def _run(self, output: str, feeds: Feeds) -> F32:
-        out: F32 = self._session.run([output], {name: feeds[name] for name in self._manifest.graph_inputs})[0]
-        return out
-
-
 def _every_item(
     case: Case,
-    served: _ServedGraph,
+    served: ServedGraph,
     trained: CtrModel,
     bench: Workbench,
     data: EncodedData,
@@ -178,7 +141,7 @@ def _every_item(
         yield served.logits(request.model_copy(update={"candidates": candidates})), logits.numpy()
 
 
-def _dependence(served: _ServedGraph, request: GoldenRequest, together: F32, rng: np.random.Generator) -> F32:
+def _dependence(served: ServedGraph, request: GoldenRequest, together: F32, rng: np.random.Generator) -> F32:
     """Return how far the logits of some candidates move when they are scored in another company."""
     count = len(request.candidates)
     chosen = rng.permutation(count)[: max(1, count // 3)]
@@ -191,8 +154,11 @@ def _larger(largest: float, differences: F32) -> float:
     return float(np.maximum(largest, np.abs(differences).max()))
 
 
-def _cold_start(request: GoldenRequest, served: _ServedGraph) -> GoldenRequest:
-    """Return a request of an unknown user without history for an unknown and a known item."""
+def _cold_start(
+    case: Case, request: GoldenRequest, trained: CtrModel, data: EncodedData
+) -> tuple[GoldenRequest, F32]:
+    """Return a case as a request of an unknown user without history, for an unknown item and its own first one,
+    and the logits (2, T) of torch."""
     cold = request.model_copy(
         update={
             "user_id": UNKNOWN,
@@ -202,8 +168,26 @@ def _cold_start(request: GoldenRequest, served: _ServedGraph) -> GoldenRequest:
             "candidates": (GoldenCandidate(item_id=UNKNOWN, context={}), request.candidates[0]),
         }
     )
-    p = probabilities(served.logits(cold), served._manifest.tasks)
-    return cold.model_copy(update={"probability": tuple(map(tuple, p.tolist()))})
+    batch = batch_builder(data).one_request(case.request, case.rows[[0, 0]])
+    user_ids, item, candidate_ids = batch.user_ids.clone(), batch.item.clone(), batch.candidate_ids.clone()
+    user_ids[:, : sum(feature.side is Side.USER for feature in data.features)] = 0
+    item[0] = candidate_ids[0] = 0
+    one = torch.zeros(1, 1, dtype=torch.int64)
+    empty = PartIds(item_rows=one[0], index=one, size=one.float(), age=one, strength=one)
+    batch = replace(
+        batch,
+        user_ids=user_ids,
+        item=item,
+        candidate_ids=candidate_ids,
+        parts=dict.fromkeys(batch.parts, empty),
+    )
+    with torch.inference_mode():
+        return cold, fold_logit_columns(trained(batch)).numpy()
+
+
+def _with_probability(request: GoldenRequest, logits: F32, bench: Workbench) -> GoldenRequest:
+    p = probabilities(logits, bench.tasks)
+    return request.model_copy(update={"probability": tuple(map(tuple, p.tolist()))})
 
 
 def _gate(what: str, difference: float) -> None:

@@ -1,0 +1,56 @@
+"""An exported graph in ONNX Runtime, fed as the service feeds it: raw requests through the contract.
+
+Knows nothing of torch and of how a graph was made.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime
+
+from service.contract import served_inputs as names
+from service.contract.artefact import SCORER_FILE
+from service.contract.catalogue import Catalogue
+from service.contract.golden import GoldenRequest, golden_feeds
+from service.contract.history import F32
+from service.contract.manifest import Manifest
+from service.contract.served_inputs import Feeds, RequestEncoder, read_item_tables
+
+
+class ServedGraph:
+    """One session, one thread, over the files of a folder that need not be an artefact yet."""
+
+    def __init__(self, folder: Path, catalogue: Catalogue, manifest: Manifest) -> None:
+        """Load the graph and map the item tables.
+
+        Raises:
+            ArtefactError: a table is missing or the tables do not fit each other.
+        """
+        self._manifest, self._catalogue = manifest, catalogue
+        self._encoder = RequestEncoder(manifest)
+        self.tables = read_item_tables(folder)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(
+            folder / SCORER_FILE, options, providers=["CPUExecutionProvider"]
+        )
+
+    def logits(self, request: GoldenRequest) -> F32:
+        """Return the logits (N, T) of a request; what it expects is not read."""
+        feeds = golden_feeds(
+            request,
+            manifest=self._manifest,
+            catalogue=self._catalogue,
+            tables=self.tables,
+            encoder=self._encoder,
+        )
+        return self._run(names.LOGIT, feeds)
+
+    def probabilities(self, feeds: Feeds) -> F32:
+        """Return the probabilities (N, T) of a request's tensors."""
+        return self._run(names.PROBABILITY, feeds)
+
+    def _run(self, output: str, feeds: Feeds) -> F32:
+        out: F32 = self._session.run([output], {name: feeds[name] for name in self._manifest.graph_inputs})[0]
+        return out
