@@ -32,7 +32,7 @@ BACKBONES, INTERESTS = plugin_names("training.backbones"), plugin_names("trainin
 SMALL: dict[str, dict[str, Any]] = {
     "star": {"hidden": [8, 4], "auxiliary_width": 4, "domain_width": 2},
     "pepnet": {"hidden": [8, 4], "gate_hidden": 5, "tower_gate_hidden": 3, "domain_width": 2},
-    "twin_v2": {"heads": 2, "head_width": 4, "out_width": 5},
+    "twin_v2": {"heads": 4, "head_width": 4, "out_width": 5},
     "short_term": {"heads": 2, "head_width": 4, "out_width": 3},
 }
 VARIED: dict[str, tuple[Any, ...]] = {"keep": (None, 3), "mass": (False, True), "gate_input": (False, True)}

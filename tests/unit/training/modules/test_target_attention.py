@@ -132,6 +132,29 @@ def test_search_equals_the_walk(heads: int) -> None:
             assert set(np.flatnonzero(kept[0, 0, place].numpy())) == expected, (length, keep)
 
 
+@pytest.mark.parametrize("heads", [1, 3, 4])
+@pytest.mark.parametrize("keep", [2, 5, 9, 17])
+def test_equal_clusters_do_not_make_the_search_depend_on_order_padding_or_company(
+    heads: int, keep: int
+) -> None:
+    """Ten clusters eight times over, as of items bought again and again; one or many targets at a time."""
+    random = torch.Generator().manual_seed(heads)
+    queries = torch.randn(5, 7, heads, 16, generator=random)
+    keys, values = (torch.randn(5, 10, heads, 16, generator=random).repeat(1, 8, 1, 1) for _ in range(2))
+    bias, size = torch.randn(5, 10, heads, generator=random).repeat(1, 8, 1), torch.ones(5, 80)
+    mixed, _ = attend(queries, keys, values, bias, size, keep=keep)
+    for _ in range(5):
+        order = torch.randperm(80, generator=random)
+        out, _ = attend(queries, keys[:, order], values[:, order], bias[:, order], size, keep=keep)
+        close(out, mixed, atol=1e-5)
+    keys, values = (torch.cat([x, x[:, :33] * 2], dim=1) for x in (keys, values))
+    bias, size = torch.cat([bias, bias[:, :33] * 2], dim=1), torch.cat([size, torch.zeros(5, 33)], dim=1)
+    close(attend(queries, keys, values, bias, size, keep=keep)[0], mixed, atol=1e-5)
+    for target in range(7):
+        alone, _ = attend(queries[:, target : target + 1], keys, values, bias, size, keep=keep)
+        close(alone, mixed[:, target : target + 1], atol=1e-5)
+
+
 def test_search_stops_at_keep_when_heads_disagree_and_ignores_padding() -> None:
     scores = torch.tensor([[[[3.0, 2.0, 1.0, -1e9]], [[1.0, 2.0, 3.0, -1e9]]]])
     assert kept_by_search(scores, 1)[0, 0, 0].tolist() == [True, False, False, False]
