@@ -15,6 +15,7 @@ from service.contract.features import Side
 from service.contract.golden import read_golden, replay_golden
 from service.contract.served_inputs import LOGIT, Feeds, read_item_tables
 from tests.support.pipelines import changed, copied, run
+from tests.support.synthetic_dataset import USERS_COUNT
 from training import backbones
 from training.config import PipelineConfig
 from training.errors import StageError
@@ -39,6 +40,13 @@ def rewrite(path: Path, change: Callable[[np.ndarray], None]) -> None:
     table = np.load(path)
     change(table)
     np.save(path, table)
+
+
+def as_if_exported(config: PipelineConfig) -> None:
+    """Let the export's record say the size that the graph now has."""
+    record = orjson.loads(exported(config, STAGE_FILE).read_bytes())
+    record["files"]["scorer.onnx"] = exported(config, "scorer.onnx").stat().st_size
+    exported(config, STAGE_FILE).write_bytes(orjson.dumps(record))
 
 
 def refuse(config: PipelineConfig, message: str, error: type[Exception] = StageError) -> None:
@@ -152,11 +160,21 @@ def test_a_graph_that_takes_the_mean_over_candidates_away_is_refused(config: Pip
     model.graph.node.append(helper.make_node("ReduceMean", ["bare_logit", "candidate_axis"], ["mean_logit"]))
     model.graph.node.append(helper.make_node("Sub", ["bare_logit", "mean_logit"], [LOGIT]))
     onnx.save(model, path)
-    record_file = exported(config, STAGE_FILE)
-    record = orjson.loads(record_file.read_bytes())
-    record["files"]["scorer.onnx"] = path.stat().st_size  # as if the export had made it so
-    record_file.write_bytes(orjson.dumps(record))
+    as_if_exported(config)
     refuse(config, "not sealed")
+
+
+def test_an_unknown_user_is_compared_too(config: PipelineConfig) -> None:
+    path = exported(config, "scorer.onnx")
+    model = onnx.load(path)
+    user_id_table = next(t for t in model.graph.initializer if t.name == "user.tables.0.weight")
+    values = onnx.numpy_helper.to_array(user_id_table).copy()
+    assert len(values) == USERS_COUNT + 1
+    values[UNKNOWN_ROW] += 0.5  # every user of the dataset has an id of his own
+    user_id_table.CopyFrom(onnx.numpy_helper.from_array(values, user_id_table.name))
+    onnx.save(model, path)
+    as_if_exported(config)
+    refuse(config, "torch and ONNX Runtime differ by")
 
 
 COMPANIONABLE = '''
