@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import os
 import resource
 import shutil
 import time
@@ -22,6 +21,7 @@ import orjson
 
 from training.config import PipelineConfig, check_plugins
 from training.errors import StageError
+from training.files import sizes_bytes, state_of_logs
 from training.progress import Progress
 from training.workbench import Workbench
 
@@ -110,7 +110,7 @@ def _run_step(bench: Workbench, step: Step, key: str, progress: Progress) -> Ste
             "summary": result.summary,
             "needs": needs,
             "config": part,
-            "files": _sizes_bytes(staging),
+            "files": sizes_bytes(staging, without=STAGE_FILE),
         }
         (staging / STAGE_FILE).write_bytes(orjson.dumps(record, option=orjson.OPT_INDENT_2, default=str))
         if target.exists():
@@ -156,7 +156,10 @@ def _config_part(bench: Workbench, step: Step) -> dict[str, Any]:
     """Return what of the config a step depends on by itself."""
     config = bench.config
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "prepare": lambda: {"dataset": config.dataset, "files": _state_of_files(config)},
+        "prepare": lambda: {
+            "dataset": config.dataset,
+            "files": state_of_logs(config.dataset.get("path"), without=_own_folders(config)),
+        },
         "embed": lambda: {
             "embed": config.embed.model_dump(mode="json"),
             "history": config.history.model_dump(mode="json"),
@@ -175,35 +178,13 @@ def _config_part(bench: Workbench, step: Step) -> dict[str, Any]:
     return parts[step.stage]()
 
 
-def _state_of_files(config: PipelineConfig) -> list[tuple[str, int, int]]:
-    """Return names, sizes and times of a source's own files, so that new logs make `prepare` stale.
-
-    What this pipeline itself writes is left out, as is what is hidden: a workspace may lie beside the logs.
-    """
-    path = config.dataset.get("path")
-    if not isinstance(path, str):
-        return []
-    root = Path(path) if Path(path).is_dir() else Path(path).parent
-    store = urlsplit(config.publish.store)
+def _own_folders(config: PipelineConfig) -> set[Path]:
+    """Return the folders that a pipeline writes; a workspace may lie beside the logs."""
     own = {config.workspace / stage for stage in STAGES} | {config.publish.registry}
+    store = urlsplit(config.publish.store)
     if store.scheme == "embedded":
         own.add(Path(unquote(store.netloc + store.path)))
-    own = {folder.resolve() for folder in own}
-    found: list[tuple[str, int, int]] = []
-    for folder, folders, files in os.walk(root):
-        here = Path(folder)
-        folders[:] = [f for f in folders if not f.startswith(".") and (here / f).resolve() not in own]
-        for name in files:
-            if not name.startswith(".") and (here / name).is_file():
-                state = (here / name).stat()
-                found.append(((here / name).relative_to(root).as_posix(), state.st_size, state.st_mtime_ns))
-    return sorted(found)
-
-
-def _sizes_bytes(folder: Path) -> dict[str, int]:
-    """Return the size of every file that a stage wrote."""
-    files = (p for p in folder.rglob("*") if p.is_file() and p != folder / STAGE_FILE)
-    return {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(files)}
+    return own
 
 
 def _check_needs(bench: Workbench, step: Step, current: set[Step]) -> None:
@@ -251,7 +232,7 @@ def _read_done(folder: Path) -> dict[str, Any] | None:
     """Return what a step that is done says of itself, None where it is not, or a file of it is gone."""
     try:
         done: dict[str, Any] = orjson.loads((folder / STAGE_FILE).read_bytes())
-        sizes = _sizes_bytes(folder)
+        sizes = sizes_bytes(folder, without=STAGE_FILE)
         whole = all(sizes.get(name) == size for name, size in done["files"].items())
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         return None
