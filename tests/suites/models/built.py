@@ -73,15 +73,17 @@ def interest_variants(name: str) -> list[dict[str, Any]]:
 
 
 def every_choice() -> list[Choice]:
-    """Return each backbone without interests, with each interest in each variant, and with all of them."""
+    """Return each backbone without interests, with each interest in each variant, and with all of them.
+
+    Logit columns, 1 and 2, take turns.
+    """
     together = tuple(interest_variants(name)[-1] for name in INTERESTS)
     interests = [(), *((v,) for name in INTERESTS for v in interest_variants(name)), together]
+    backbones = [backbone for name in BACKBONES for backbone in backbone_variants(name)]
     return [
-        Choice(backbone, chosen, columns)
-        for name in BACKBONES
-        for backbone in backbone_variants(name)
-        for chosen in interests
-        for columns in (1, 2)
+        Choice(backbone, chosen, 1 + (b + i) % 2)
+        for b, backbone in enumerate(backbones)
+        for i, chosen in enumerate(interests)
     ]
 
 
