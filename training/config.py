@@ -45,7 +45,6 @@ class FitConfig(_Frozen):
     last_learning_rate_ratio: float = Field(
         default=0.05, gt=0, le=1, description="both rates fall linearly to this share of themselves"
     )
-    weight_decay: float = Field(default=0.0, ge=0)
     cold_start_ratio: float = Field(
         default=0.02, ge=0, lt=1, description="share of users and items shown as unknown in training"
     )

@@ -96,10 +96,10 @@ def fit(
     """
     rng = np.random.default_rng(config.seed)
     kinds = parameters_by_kind(model)
-    optimizer = torch.optim.AdamW(
+    optimizer = torch.optim.Adam(
         [
-            {"params": kinds["embeddings"], "lr": config.embedding_learning_rate, "weight_decay": 0.0},
-            {"params": kinds["dense"], "lr": config.dense_learning_rate, "weight_decay": config.weight_decay},
+            {"params": kinds["embeddings"], "lr": config.embedding_learning_rate},
+            {"params": kinds["dense"], "lr": config.dense_learning_rate},
         ],
         fused=True,
     )

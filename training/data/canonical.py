@@ -60,6 +60,7 @@ def write_dataset(raw: RawTables, out: Path, *, progress: Progress = lambda step
     _check_description(raw)
     progress(STEPS[0])
     raw, bad = _without_bad_rows(_conformed(raw))
+    _check_sampling(raw)
     progress(STEPS[1])
     tables = _completed(raw)
     spec = _described(raw, tables, bad_rows=bad)
@@ -88,6 +89,17 @@ def _check_description(raw: RawTables) -> None:
     sides = {feature.name: feature.side for feature in raw.features}
     if sides.get("user_id") is not Side.USER or sides.get("item_id") is not Side.ITEM:
         raise DataError("features: user_id must be a user feature and item_id an item feature")
+
+
+def _check_sampling(raw: RawTables) -> None:
+    """Refuse what cannot be brought back to natural rates: rows are sampled through one task's label only."""
+    alone = [task.name for task in raw.tasks if task.given is None]
+    sampled = bool((raw.tables["exposures"]["keep_probability"] < 1).any())
+    if sampled and len(alone) > 1:
+        raise DataError(
+            f"keep_probability is below 1, and tasks {', '.join(alone)} have no `given`: negatives can be left out "
+            f"through one task only. Let the others be `given` {alone[0]!r}, or keep all rows"
+        )
 
 
 def _kinds(raw: RawTables, table: TableName) -> dict[str, ColumnKind]:

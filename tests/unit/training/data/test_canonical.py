@@ -7,7 +7,7 @@ import pytest
 
 from tests.unit.training.data.small_tables import DAY_MS, SPLITS, small_tables, with_table, with_value
 from training.data.canonical import write_dataset
-from training.data.dataset import BEHAVIOR_COLUMNS, EXPOSURE_COLUMNS, SET_ASIDE_FILE, Dataset
+from training.data.dataset import BEHAVIOR_COLUMNS, EXPOSURE_COLUMNS, SET_ASIDE_FILE, Dataset, DatasetSpec
 from training.data.errors import BadRowsError, DataError
 from training.data.raw import CANONICAL_FILES
 
@@ -220,3 +220,16 @@ def test_reading_what_is_no_dataset_says_what_to_do(tmp_path):
     (tmp_path / "dataset.json").write_text('{"name": "x"}')
     with pytest.raises(DataError, match="fingerprint"):
         Dataset(tmp_path)
+
+
+def test_negatives_left_out_through_one_of_two_tasks_are_refused(tmp_path):
+    raw = small_tables()
+    alone = replace(raw, tasks=tuple(task.model_copy(update={"given": None}) for task in raw.tasks))
+    sampled = with_value(alone, "exposures", 5, "keep_probability", 0.5)
+    with pytest.raises(DataError, match="negatives can be left out through one task only"):
+        write_dataset(sampled, tmp_path / "dataset")
+
+
+def test_a_domain_that_is_named_like_all_of_them_is_refused():
+    with pytest.raises(ValueError, match="names all domains together"):
+        DatasetSpec.model_validate({"domains": ["all", "mailer"]})
