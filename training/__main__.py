@@ -25,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(stderr=True)
+console = Console(stderr=True, width=None if sys.stderr.isatty() else 200)
 
 ConfigArgument = Annotated[Path, typer.Argument(help="pipeline configuration, YAML", metavar="CONFIG")]
 ForceOption = Annotated[bool, typer.Option("--force", help="run stages that are up to date too")]

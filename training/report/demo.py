@@ -32,6 +32,8 @@ CANDIDATES_COUNT = 20
 LATENCY_CANDIDATES_COUNT = 200
 LATENCY_REQUESTS_COUNT = 200
 HOUR_MS = 3_600_000
+FILE_WIDTH = 140
+"""Characters of a line where the output is no terminal, whose width is known."""
 
 Show = Callable[[Iterable[StepResult]], list[StepResult]]
 
@@ -42,7 +44,7 @@ def run_demo(config: PipelineConfig, *, show: Show) -> None:
     Raises:
         StageError: the service did not start, or did not answer a request.
     """
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     started = time.perf_counter()
     results = show(run_steps(config, steps_of(config)))
     bench = Workbench(config)
