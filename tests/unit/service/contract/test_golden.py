@@ -28,7 +28,7 @@ REQUEST = GoldenRequest(
     ),
     snapshot=golden_bytes("history_snapshot_v1"),
     recent=golden_bytes("recent_list_v1"),
-    probability=((0.5, 0.25), (0.125, 0.0)),
+    probability=((0.5, 0.25), (0.125, 0.0001)),
 )
 
 
@@ -59,7 +59,7 @@ def replay(folder: Path, probability: list[list[float]]) -> tuple[int, list[Feed
 
 def test_replay_lays_the_request_out_with_its_history(tmp_path: Path) -> None:
     write_golden(tmp_path, [REQUEST])
-    count, (feeds,) = replay(tmp_path, [[0.5, 0.25], [0.125, 0.00009]])
+    count, (feeds,) = replay(tmp_path, [[0.5, 0.25], [0.125, 0.00010005]])
     assert count == 1
     assert feeds["domain"].tolist() == [1]
     assert feeds["item_shared"].tolist() == [[2], [0]]
@@ -68,11 +68,19 @@ def test_replay_lays_the_request_out_with_its_history(tmp_path: Path) -> None:
     assert feeds["recent_size"].tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("wrong", [0.2502, float("nan")])
-def test_replay_that_differs_is_refused(tmp_path: Path, wrong: float) -> None:
+@pytest.mark.parametrize("wrong", [0.0002, 0.000101, 0.0, float("nan")])
+def test_a_replay_that_differs_by_little_of_a_small_probability_is_refused(
+    tmp_path: Path, wrong: float
+) -> None:
     write_golden(tmp_path, [REQUEST])
-    with pytest.raises(ArtefactError, match="golden request 0 scores"):
-        replay(tmp_path, [[0.5, wrong], [0.125, 0.0]])
+    with pytest.raises(ArtefactError, match="golden request 0 is .* in log-odds from what was verified"):
+        replay(tmp_path, [[0.5, 0.25], [0.125, wrong]])
+
+
+def test_a_replay_of_another_shape_is_refused(tmp_path: Path) -> None:
+    write_golden(tmp_path, [REQUEST])
+    with pytest.raises(ArtefactError, match=r"gives \(2, 1\), verified were \(2, 2\)"):
+        replay(tmp_path, [[0.5], [0.125]])
 
 
 @pytest.mark.parametrize("body", [None, b"", b"{}", b'[{"domain": "x"}]', b"\xff"])
