@@ -73,7 +73,7 @@ def test_a_replay_that_differs_by_little_of_a_small_probability_is_refused(
     tmp_path: Path, wrong: float
 ) -> None:
     write_golden(tmp_path, [REQUEST])
-    with pytest.raises(ArtefactError, match="golden request 0 is .* in log-odds from what was verified"):
+    with pytest.raises(ArtefactError, match=r"golden request 0 is .* in log-odds from what was verified"):
         replay(tmp_path, [[0.5, 0.25], [0.125, wrong]])
 
 
