@@ -46,7 +46,10 @@ class FitConfig(_Frozen):
         default=0.05, gt=0, le=1, description="both rates fall linearly to this share of themselves"
     )
     cold_start_ratio: float = Field(
-        default=0.02, ge=0, lt=1, description="share of users and items shown as unknown in training"
+        default=0.02,
+        ge=0,
+        lt=1,
+        description="share of users, items, and values of other features shown as unknown in training",
     )
     seed: int = 1
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from service.contract.features import Side
-from service.contract.history import F32, I64
+from service.contract.history import AGE_BUCKETS, F32, I64, STRENGTH_BUCKETS
 from service.contract.manifest import TaskSpec
 from training.config import FitConfig, ModelConfig
 from training.data.batch import Batch
 from training.data.batches import BatchBuilder
-from training.data.encoded import EncodedData
+from training.data.encoded import EncodedData, ranges
 from training.losses import Loss, build_loss
 from training.losses.jrc import mixed_context_share
 from training.metrics.natural import log_loss, natural_weights
@@ -151,8 +151,22 @@ def fit(
                 report.best_epoch = epoch + 1
                 best = copy.deepcopy(model.state_dict())
     model.load_state_dict(best)
+    _fill_unseen_buckets(model, data, train_visits)
     model.eval()
     return report
+
+
+def _fill_unseen_buckets(model: CtrModel, data: EncodedData, visits: I64) -> None:
+    """Let interest modules that embed ages and strengths know which of them the training visits had."""
+    for name, module in model.interests.items():
+        part = data.parts[model.reads[name]]
+        entries = ranges(part.starts[visits], part.starts[visits + 1])
+        fill = getattr(module, "fill_unseen", None)
+        if fill is not None:
+            fill(
+                torch.from_numpy(np.bincount(part.age[entries], minlength=AGE_BUCKETS) > 0),
+                torch.from_numpy(np.bincount(part.strength[entries], minlength=STRENGTH_BUCKETS) > 0),
+            )
 
 
 def predict(

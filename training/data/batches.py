@@ -27,7 +27,7 @@ class BatchBuilder:
         self._cold_start_ratio = cold_start_ratio
 
     def build(self, visits: I64, rng: np.random.Generator | None = None) -> Batch:
-        """Return the batch of some visits; with `rng`, some users and items are shown as unknown."""
+        """Return the batch of some visits; with `rng`, some users, items and values are shown as unknown."""
         data = self._data
         rows = data.rows_of(visits)
         requests = ranges(data.request_starts[visits], data.request_starts[visits + 1])
@@ -37,15 +37,17 @@ class BatchBuilder:
         requests_count = data.request_starts[visits + 1] - data.request_starts[visits]
         shift = (np.cumsum(requests_count) - requests_count) - data.request_starts[visits]
         request = data.row_request[rows] + shift[visit_of_row]
-        item, user_ids = data.item[rows], data.user_ids[requests]
+        item, user_ids, candidate_ids = data.item[rows], data.user_ids[requests], data.candidate_ids[rows]
         if rng is not None and self._cold_start_ratio:
             item = np.where(rng.random(len(item)) < self._cold_start_ratio, 0, item)
             cold = rng.random(len(visits)) < self._cold_start_ratio
             cold_request = np.repeat(cold, requests_count)
             user_ids[np.ix_(cold_request, np.arange(self._user_features_count))] = 0
+            self._forget(user_ids[:, self._user_features_count :], rng)
+            self._forget(candidate_ids, rng)
         return Batch(
             item=torch.from_numpy(item),
-            candidate_ids=torch.from_numpy(data.candidate_ids[rows]),
+            candidate_ids=torch.from_numpy(candidate_ids),
             request=torch.from_numpy(request),
             user_ids=torch.from_numpy(user_ids),
             domain=torch.from_numpy(data.domain[requests]),
@@ -56,6 +58,10 @@ class BatchBuilder:
             labels=torch.from_numpy(data.labels[rows]),
             offset=torch.from_numpy(-np.log(data.keep_probability[rows]).astype(np.float32)),
         )
+
+    def _forget(self, ids: I64, rng: np.random.Generator) -> None:
+        """Show some values as unknown, in place, so that a request that lacks them is nothing new to a model."""
+        ids[rng.random(ids.shape) < self._cold_start_ratio] = 0
 
     def one_request(self, request: int, rows: I64) -> Batch:
         """Return the batch of one request with any rows as its candidates."""

@@ -121,6 +121,21 @@ class TargetAttention(nn.Module):
         out: Tensor = self.output(mixed.flatten(0, 1).index_select(0, place))
         return torch.cat([out, mass.flatten(0, 1).index_select(0, place)], dim=-1) if self.mass else out
 
+    @torch.no_grad()
+    def fill_unseen(self, age_seen: Tensor, strength_seen: Tensor) -> None:
+        """Give each bucket that training never saw the embedding of the nearest that it saw.
+
+        Else a history older than the logs would be read by random numbers.
+
+        Shapes:
+            age_seen: (AGE_BUCKETS,), strength_seen: (STRENGTH_BUCKETS,), bool.
+        """
+        for table, seen in ((self.age, age_seen), (self.strength, strength_seen)):
+            known = torch.nonzero(seen)[:, 0]
+            if len(known):
+                distance = (torch.arange(len(seen))[:, None] - known[None, :]).abs()
+                table.weight.copy_(table.weight[known[distance.argmin(1)]])
+
     def served(self) -> ServedTargetAttention:
         """Item: the query. Request: keys, values and bias. Joint: scores, softmax, mixing, W^o."""
         return ServedTargetAttention(self)

@@ -140,9 +140,9 @@ def test_no_visits_no_batches(data: EncodedData) -> None:
     assert list(builder(data).shuffled(none, 10, boundaries_ms=BOUNDARIES, rng=rng)) == []
 
 
-def test_cold_start_hides_users_as_a_whole_and_items_one_by_one(data: EncodedData) -> None:
+def test_cold_start_hides_users_as_a_whole_and_items_and_values_one_by_one(data: EncodedData) -> None:
     visits = np.arange(len(data.visit_user))
-    before = data.user_ids.copy(), data.item.copy()
+    before = data.user_ids.copy(), data.item.copy(), data.candidate_ids.copy()
     plain = builder(data).build(visits)
     cold = builder(data, cold_start_ratio=0.3).build(visits, np.random.default_rng(5))
     hidden_visits = 0
@@ -152,12 +152,20 @@ def test_cold_start_hides_users_as_a_whole_and_items_one_by_one(data: EncodedDat
         known = [plain.user_ids[r, :USER_FEATURES].tolist() for r in requests]
         assert own in (known, [[0] * USER_FEATURES] * len(own))
         hidden_visits += own != known
-    assert (cold.user_ids[:, USER_FEATURES:] == plain.user_ids[:, USER_FEATURES:]).all()
     hidden_items = cold.item != plain.item
     assert not bool(cold.item[hidden_items].any())
-    for hidden, count in ((hidden_visits, len(visits)), (int(hidden_items.sum()), len(cold.item))):
-        assert abs(hidden - 0.3 * count) < 5 * math.sqrt(0.21 * count)
-    assert (before[0] == data.user_ids).all() and (before[1] == data.item).all()  # the data stay as they were
+    counts = [(hidden_visits, len(visits)), (int(hidden_items.sum()), len(cold.item))]
+    for ids, known_ids in (
+        (cold.user_ids[:, USER_FEATURES:], plain.user_ids[:, USER_FEATURES:]),
+        (cold.candidate_ids, plain.candidate_ids),
+    ):
+        hidden = ids != known_ids
+        assert not bool(ids[hidden].any())
+        counts.append((int(hidden.sum()), int((known_ids > 0).sum())))
+    for hidden_count, count in counts:
+        assert abs(hidden_count - 0.3 * count) < 5 * math.sqrt(0.21 * count)
+    after = data.user_ids, data.item, data.candidate_ids
+    assert all((a == b).all() for a, b in zip(before, after, strict=True))  # the data stay as they were
 
 
 def test_without_a_generator_nobody_is_cold(data: EncodedData) -> None:

@@ -381,3 +381,25 @@ def test_a_larger_cluster_counts_for_more() -> None:
         alone = made(TARGETS, at(grown, torch.tensor([0])), one_visit(4))
         shares.append((made(TARGETS, grown, one_visit(4)) - alone).norm().item())
     assert all(a > b for a, b in pairwise(shares)) and shares[-1] < 1e-4
+
+
+def test_buckets_that_training_never_saw_take_after_the_nearest_that_it_saw() -> None:
+    module = TargetAttention(4, heads=1, head_width=2, out_width=2, keep=None, weigh_sizes=True, mass=True)
+    age, strength = module.age.weight.detach().clone(), module.strength.weight.detach().clone()
+    age_seen = torch.zeros(len(age), dtype=torch.bool)
+    age_seen[[3, 7]] = True
+    module.fill_unseen(age_seen, torch.ones(len(strength), dtype=torch.bool))
+    assert torch.equal(
+        module.age.weight[:6], age[[3]].expand(6, -1)
+    )  # 5 is as near to 3 as to 7: the lower one
+    assert torch.equal(module.age.weight[6:], age[[7]].expand(len(age) - 6, -1))
+    assert torch.equal(module.strength.weight, strength)
+
+
+def test_where_training_saw_no_history_embeddings_stay() -> None:
+    module = TargetAttention(4, heads=1, head_width=2, out_width=2, keep=None, weigh_sizes=True, mass=True)
+    age = module.age.weight.detach().clone()
+    module.fill_unseen(
+        torch.zeros(len(age), dtype=torch.bool), torch.zeros(len(module.strength.weight), dtype=torch.bool)
+    )
+    assert torch.equal(module.age.weight, age)
