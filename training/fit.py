@@ -57,7 +57,7 @@ class TaskLosses:
         self.losses: dict[str, Loss] = {}
         for task in tasks:
             chosen = config.loss_of(task.name)
-            self.losses[task.name] = build_loss({"name": chosen.name, **chosen.options})
+            self.losses[task.name] = build_loss(chosen.name, chosen.options)
         self.logit_columns = max(loss.logit_columns for loss in self.losses.values())
         self._index = {task.name: i for i, task in enumerate(tasks)}
 

@@ -6,16 +6,12 @@ nothing of models, of several tasks or of which rows' labels are known: the call
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Tensor
 
-
-class UnknownLossError(ValueError):
-    """A config names a loss that is not there."""
+from training.plugins import load_plugin
 
 
 class Loss(Protocol):
@@ -38,22 +34,13 @@ class Loss(Protocol):
         """
 
 
-def loss_names() -> tuple[str, ...]:
-    """Return the names that a config may use, sorted."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
-
-
-def build_loss(config: Mapping[str, object]) -> Loss:
-    """Return the loss that `config["name"]` names, with the other entries as its options.
+def build_loss(name: str, options: Mapping[str, object]) -> Loss:
+    """Return a loss by its name.
 
     Raises:
-        UnknownLossError: there is no such file in this folder.
+        ConfigError: there is no such file in this folder.
         pydantic.ValidationError: an option is unknown or out of range.
     """
-    name = config.get("name")
-    if name not in loss_names():
-        raise UnknownLossError(f"loss {name!r}: expected one of {', '.join(loss_names())}")
-    module = importlib.import_module(f"{__name__}.{name}")
-    options = module.Options.model_validate({key: value for key, value in config.items() if key != "name"})
-    loss: Loss = module.build(options)
+    plugin = load_plugin(__name__, name)
+    loss: Loss = plugin.build(plugin.Options.model_validate(options))
     return loss

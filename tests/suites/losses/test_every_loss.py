@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.losses import Loss, build_loss, loss_names
+from training.losses import Loss, build_loss
+from training.plugins import plugin_names
 
 
-@pytest.fixture(params=loss_names())
+@pytest.fixture(params=plugin_names("training.losses"))
 def loss(request: pytest.FixtureRequest) -> Loss:
-    return build_loss({"name": request.param})
+    return build_loss(request.param, {})
 
 
 def batch(loss: Loss, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
