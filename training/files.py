@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+
+from service.contract.files import sha256_of
 
 
 def state_of_logs(path: object, *, without: Iterable[Path]) -> list[tuple[str, int, int]]:
@@ -32,3 +35,11 @@ def sizes_bytes(folder: Path, *, without: str) -> dict[str, int]:
     """Return the size of every file under a folder but one."""
     files = (p for p in folder.rglob("*") if p.is_file() and p != folder / without)
     return {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(files)}
+
+
+def output_id(folder: Path) -> str:
+    """Return an id of the content of all files under a folder: equal content has equal ids."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path)}\n".encode())
+    return digest.hexdigest()[:32]

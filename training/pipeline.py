@@ -1,7 +1,7 @@
 """Runs the stages of a pipeline that are stale, each into a folder that appears whole or not at all.
 
-A stage is stale if it has not run, if a file that it wrote is gone, or if its part of the config, or the key
-of a stage it reads, is another than when it ran. Knows nothing of what a stage does.
+A stage is stale if it has not run, if its part of the config changed since, or if a stage that it reads was made
+from something else or made something else. Knows nothing of what a stage does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import orjson
 
 from training.config import PipelineConfig, check_plugins
 from training.errors import StageError
-from training.files import sizes_bytes, state_of_logs
+from training.files import output_id, sizes_bytes, state_of_logs
 from training.progress import Progress
 from training.workbench import Workbench
 
@@ -97,7 +97,7 @@ def _run_step(bench: Workbench, step: Step, key: str, progress: Progress) -> Ste
     for left_over in (staging, old):
         shutil.rmtree(left_over, ignore_errors=True)
     staging.mkdir(parents=True)
-    needs = {need.name: _key_of_done(bench, need) for need in _needs(bench.config, step)}
+    needs = {need.name: _state_of_done(bench, need) for need in _needs(bench.config, step)}
     part = _config_part(bench, step)
     try:
         result = _measure(bench, step, staging, progress)
@@ -105,6 +105,7 @@ def _run_step(bench: Workbench, step: Step, key: str, progress: Progress) -> Ste
             "stage": step.stage,
             "model": step.model,
             "key": key,
+            "output": output_id(staging),
             "seconds": result.seconds,
             "peak_memory_mib": result.peak_memory_mib,
             "summary": result.summary,
@@ -195,22 +196,22 @@ def _check_needs(bench: Workbench, step: Step, current: set[Step]) -> None:
     for need in _needs(bench.config, step):
         if need in current:
             continue
-        key = _key_of_done(bench, need)
+        done = _done(bench, need)
         _check_needs(bench, need, current)
         current.add(need)
-        if _key(bench, need) != key:
+        if _key(bench, need) != done["key"]:
             raise StageError(
                 f"stage {need.name!r} is out of date: run it before {step.name!r}, or `run` for all of them"
             )
 
 
 def _key(bench: Workbench, step: Step) -> str:
-    """Return the key of a step: the hash of its config and of the keys of what it reads."""
+    """Return the key of a step: the hash of its config and of the state of what it reads."""
     part = {
         "format": FORMAT,
         "step": step.name,
         "config": _config_part(bench, step),
-        "needs": [_key_of_done(bench, need) for need in _needs(bench.config, step)],
+        "needs": [_state_of_done(bench, need) for need in _needs(bench.config, step)],
         "catalogue": _catalogue_state(bench) if step.stage in ("export", "verify") else None,
     }
     return hashlib.sha256(orjson.dumps(part, option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()[:32]
@@ -221,11 +222,17 @@ def _catalogue_state(bench: Workbench) -> str:
     return bench.catalogue.ref().sha256
 
 
-def _key_of_done(bench: Workbench, step: Step) -> str:
+def _state_of_done(bench: Workbench, step: Step) -> str:
+    """Return what a finished step was made from and what it made: a forced run may make something else."""
+    done = _done(bench, step)
+    return f"{done['key']}:{done['output']}"
+
+
+def _done(bench: Workbench, step: Step) -> dict[str, Any]:
     done = _read_done(bench.folder(step.stage, step.model))
     if done is None:
         raise StageError(f"stage {step.name!r} has not run: run it first, or `run` for all of them")
-    return str(done["key"])
+    return done
 
 
 def _read_done(folder: Path) -> dict[str, Any] | None:
@@ -233,7 +240,7 @@ def _read_done(folder: Path) -> dict[str, Any] | None:
     try:
         done: dict[str, Any] = orjson.loads((folder / STAGE_FILE).read_bytes())
         sizes = sizes_bytes(folder, without=STAGE_FILE)
-        whole = all(sizes.get(name) == size for name, size in done["files"].items())
+        whole = all(sizes.get(name) == size for name, size in done["files"].items()) and "output" in done
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         return None
     return done if whole else None

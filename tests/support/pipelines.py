@@ -51,14 +51,16 @@ def names_of_ran(results: list[StepResult]) -> list[str]:
 
 
 @contextmanager
-def written_stages(fail: Callable[[Step], None] = lambda step: None) -> Iterator[None]:
+def written_stages(
+    fail: Callable[[Step], None] = lambda step: None, content: Callable[[Step], str] = lambda step: step.name
+) -> Iterator[None]:
     """Replace all stages but `prepare` by ones that write a file and, where told, fail after it."""
 
     def stage_module(stage: str) -> ModuleType:
         def run_stage(bench: Any, out: Path, progress: Any, *, model: str | None = None) -> dict[str, object]:
             step = Step(stage, model)
             if stage != "publish":  # which writes to registry and store
-                (out / WRITTEN_FILE).write_text(step.name)
+                (out / WRITTEN_FILE).write_text(content(step))
             fail(step)
             return {"files": 1}
 

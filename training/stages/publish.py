@@ -151,6 +151,6 @@ def _check_line(bench: Workbench, manifest: Manifest) -> None:
 
 def _content_id(bench: Workbench, catalogue: Catalogue) -> str:
     """Return an id of what is written to the store: the same content has the same id."""
-    key = orjson.loads((bench.done("cluster") / "stage.json").read_bytes())["key"]
-    content = f"{key}:{bench.dataset.spec.fingerprint}:{catalogue.ref().sha256}"
+    output = orjson.loads((bench.done("cluster") / "stage.json").read_bytes())["output"]
+    content = f"{output}:{bench.dataset.spec.fingerprint}:{catalogue.ref().sha256}"
     return hashlib.sha256(content.encode()).hexdigest()[:12]

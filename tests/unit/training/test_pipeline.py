@@ -106,6 +106,15 @@ def test_a_step_whose_output_is_gone_runs_again_alone(config: PipelineConfig, lo
     assert names_of_ran(run(config)) == ["train/star", "publish"]
 
 
+def test_a_forced_run_that_makes_something_else_runs_what_reads_it(config: PipelineConfig) -> None:
+    again = Step("train", "star")
+    run(config, again, force=True)
+    assert names_of_ran(run(config)) == ["publish"]  # it made the same again
+    with written_stages(content=lambda step: "other numbers"):
+        run(config, again, force=True)
+    assert names_of_ran(run(config)) == [*STAR[1:], "publish"]
+
+
 def test_a_file_that_somebody_adds_to_an_output_makes_nothing_stale(config: PipelineConfig) -> None:
     (config.workspace / "train" / "star" / "notes.txt").write_text("worth a look")
     assert names_of_ran(run(config)) == ["publish"]
@@ -167,7 +176,9 @@ def test_the_record_says_what_was_read_and_written(config: PipelineConfig) -> No
 
     train = record("train/star")
     assert (train["stage"], train["model"], train["summary"]) == ("train", "star", {"files": 1})
-    assert train["needs"] == {name: record(name)["key"] for name in ("prepare", "cluster")}
+    assert train["needs"] == {
+        name: f"{record(name)['key']}:{record(name)['output']}" for name in ("prepare", "cluster")
+    }
     assert train["config"]["model"]["backbone"]["name"] == "star"  # type: ignore[index]
     assert train["files"] == {WRITTEN_FILE: len("train/star")}
     assert isinstance(train["seconds"], float) and isinstance(train["peak_memory_mib"], int)
