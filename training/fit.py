@@ -159,10 +159,10 @@ def fit(
 def _fill_unseen_buckets(model: CtrModel, data: EncodedData, visits: I64) -> None:
     """Let interest modules that embed ages and strengths know which of them the training visits had."""
     for name, module in model.interests.items():
-        part = data.parts[model.reads[name]]
-        entries = ranges(part.starts[visits], part.starts[visits + 1])
         fill = getattr(module, "fill_unseen", None)
         if fill is not None:
+            part = data.parts[model.reads[name]]
+            entries = ranges(part.starts[visits], part.starts[visits + 1])
             fill(
                 torch.from_numpy(np.bincount(part.age[entries], minlength=AGE_BUCKETS) > 0),
                 torch.from_numpy(np.bincount(part.strength[entries], minlength=STRENGTH_BUCKETS) > 0),

@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from training.modules.partitioned_norm import PartitionedNorm
 from training.modules.split import BackboneWidths, ServedBackbone, fold_logit_columns
 
-Columns = tuple[slice, slice, slice, slice]
-
 
 class Options(BaseModel):
     """Options of the backbone."""

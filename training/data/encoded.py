@@ -28,7 +28,6 @@ from service.contract.history import (
 )
 from training.data.dataset import SPLITS, Dataset
 
-I32 = npt.NDArray[np.int32]
 F64 = npt.NDArray[np.float64]
 
 FindSnapshot = Callable[[str, int], Snapshot | None]
@@ -117,8 +116,6 @@ def encode_dataset(
     context = _encode_columns(
         _with_time(requests, [e.spec.name for e in of_side[Side.CONTEXT]]), of_side[Side.CONTEXT]
     )
-    item_rows = pl.DataFrame({"item_id": dataset.items["item_id"]}).with_row_index("row", offset=1)
-    item = table.select("item_id").join(item_rows, on="item_id", how="left", maintain_order="left")["row"]
     tasks = dataset.spec.task_names
     return EncodedData(
         features=features,
@@ -129,7 +126,7 @@ def encode_dataset(
             ]
         ),
         users=users,
-        item=item.to_numpy().astype(np.int64),
+        item=_item_rows(dataset, table["item_id"]),
         candidate_ids=_encode_columns(table, of_side[Side.CANDIDATE]),
         labels=table.select(pl.col(t).cast(pl.Float32).fill_null(float("nan")) for t in tasks).to_numpy(),
         keep_probability=table["keep_probability"].to_numpy(),
@@ -148,9 +145,8 @@ def encode_dataset(
 
 def behaviors_by_user(dataset: Dataset) -> dict[str, Behaviors]:
     """Return each user's behaviors, oldest first; items by their rows."""
-    rows = pl.DataFrame({"item_id": dataset.items["item_id"]}).with_row_index("row", offset=1)
-    table = dataset.behaviors.join(rows, on="item_id", how="left", maintain_order="left")
-    at_ms, item = table["at_ms"].to_numpy(), table["row"].to_numpy().astype(np.uint32)
+    table = dataset.behaviors
+    at_ms, item = table["at_ms"].to_numpy(), _item_rows(dataset, table["item_id"]).astype(np.uint32)
     strength = quantize_strength(table["strength"].to_numpy())
     run = table["user_id"].rle_id().to_numpy().astype(np.int64)
     starts = _starts(run)
@@ -165,12 +161,14 @@ def history_of(
     behaviors: Behaviors, snapshot: Snapshot | None, *, at_ms: int, limits: HistoryLimits
 ) -> History:
     """Return the history of one visit as the store would have held it: behaviors since the snapshot are recent."""
+    return build_history(snapshot, recent_of(behaviors, snapshot, at_ms=at_ms), at_ms=at_ms, limits=limits)
+
+
+def recent_of(behaviors: Behaviors, snapshot: Snapshot | None, *, at_ms: int) -> Behaviors:
+    """Return a user's recent behaviors as the store held them just before a moment: those since the snapshot."""
     first = 0 if snapshot is None else int(np.searchsorted(behaviors.at_ms, snapshot.at_ms, side="left"))
     last = int(np.searchsorted(behaviors.at_ms, at_ms, side="left"))
-    recent = Behaviors(
-        behaviors.at_ms[first:last], behaviors.item[first:last], behaviors.strength[first:last]
-    )
-    return build_history(snapshot, recent, at_ms=at_ms, limits=limits)
+    return Behaviors(behaviors.at_ms[first:last], behaviors.item[first:last], behaviors.strength[first:last])
 
 
 def ranges(starts: I64, stops: I64) -> I64:
@@ -212,6 +210,13 @@ def _histories(
             [h.recent_strength for h in histories],
         ),
     }
+
+
+def _item_rows(dataset: Dataset, item_ids: pl.Series) -> I64:
+    """Return the row of each item id; row 0 is the cold-start item, so the first item of the list has row 1."""
+    rows = pl.DataFrame({"item_id": dataset.items["item_id"]}).with_row_index("row", offset=1)
+    joined = item_ids.to_frame("item_id").join(rows, on="item_id", how="left", maintain_order="left")
+    return joined["row"].to_numpy().astype(np.int64)
 
 
 def _ragged(item: list[U32], size: list[F32], age: list[U8], strength: list[U8]) -> RaggedPart:

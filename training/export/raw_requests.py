@@ -13,7 +13,7 @@ import numpy as np
 from service.contract.features import RawValue, Side
 from service.contract.golden import GoldenCandidate, GoldenRequest
 from service.contract.history import I64, U32, Behaviors, Snapshot, encode_behaviors, encode_snapshot
-from training.data.encoded import EncodedData, behaviors_by_user
+from training.data.encoded import EncodedData, behaviors_by_user, recent_of
 from training.workbench import Workbench
 
 
@@ -69,11 +69,9 @@ class RawRequests:
     def _recent(self, user: str, at_ms: int, snapshot: Snapshot | None) -> bytes:
         """Return the user's recent list as it was just before the request."""
         behaviors = self._behaviors.get(user, Behaviors.empty())
-        since = snapshot.at_ms if snapshot is not None else -(2**62)
-        live = slice(*np.searchsorted(behaviors.at_ms, [since, at_ms], side="left"))
-        items = self._bench.catalogue_ids[behaviors.item[live]]
-        recent = Behaviors(behaviors.at_ms[live], items, behaviors.strength[live])
-        return encode_behaviors(recent, np.arange(len(recent), dtype=np.uint64))
+        recent = recent_of(behaviors, snapshot, at_ms=at_ms)
+        listed = Behaviors(recent.at_ms, self._bench.catalogue_ids[recent.item], recent.strength)
+        return encode_behaviors(listed, np.arange(len(listed), dtype=np.uint64))
 
 
 def with_catalogue_ids(ids: U32, snapshot: Snapshot) -> Snapshot:
