@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from service.contract.features import FeatureSpec, Side
 from training.config import ModelConfig
 from training.data.batch import Batch
 from training.modules.embeddings import FeatureEmbeddings
-from training.modules.split import BackboneWidths, HistoryPart
+from training.modules.split import BackboneWidths, HistoryPart, ItemLayout
 from training.plugins import load_plugin
 
 
@@ -37,13 +39,14 @@ class CtrModel(nn.Module):
         self.user = self._embeddings(config, features, Side.USER, Side.CONTEXT)
         self.item = self._embeddings(config, features, Side.ITEM)
         self.candidate = self._embeddings(config, features, Side.CANDIDATE)
+        layout = ItemLayout(self.item.width, self.item.slices)
         self.interests = nn.ModuleDict()
         self.reads: dict[str, str] = {}
         for interest in config.interests:
-            module = load_plugin("training.interest", interest.name)
-            options = module.Options.model_validate(interest.options)
-            self.interests[interest.name] = module.build(options, item_width=self.item.width)
-            self.reads[interest.name] = module.READS
+            plugin = load_plugin("training.interest", interest.name)
+            options = plugin.Options.model_validate(interest.options)
+            self.interests[interest.name] = plugin.build(options, item=layout)
+            self.reads[interest.name] = part_read(plugin, options)
         interest_widths: list[int] = [module.out_width for module in self.interests.values()]  # type: ignore[misc]
         widths = BackboneWidths(
             user=self.user.width,
@@ -93,6 +96,21 @@ class CtrModel(nn.Module):
         candidate = self.candidate(batch.candidate_ids)
         out: Tensor = self.backbone(user, item, candidate, interest, batch.domain[batch.request])
         return out
+
+    def auxiliary_loss(self, batch: Batch) -> Tensor | None:
+        """Return the sum of the modules' own losses for the batch of the last training forward, None without any."""
+        losses = [
+            module.auxiliary_loss(batch)
+            for module in (*self.interests.values(), self.backbone)
+            if hasattr(module, "auxiliary_loss")
+        ]
+        return torch.stack(losses).sum() if losses else None
+
+
+def part_read(plugin: ModuleType, options: BaseModel) -> str:
+    """Return the part of the history that an interest module of these options reads."""
+    part: str = plugin.reads(options) if hasattr(plugin, "reads") else plugin.READS
+    return part
 
 
 def parameters_by_kind(model: nn.Module) -> Mapping[str, list[Any]]:

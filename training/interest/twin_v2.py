@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from training.modules.split import ItemLayout
 from training.modules.target_attention import TargetAttention
 
 READS = "clusters"
@@ -28,10 +29,10 @@ class Options(BaseModel):
     mass: bool = Field(default=False, description="append each head's soft count of matches")
 
 
-def build(options: Options, *, item_width: int) -> TargetAttention:
-    """Build the module for item embeddings of a width."""
+def build(options: Options, *, item: ItemLayout) -> TargetAttention:
+    """Build the module for the embeddings of items."""
     return TargetAttention(
-        item_width,
+        item.width,
         heads=options.heads,
         head_width=options.head_width,
         out_width=options.out_width,

@@ -44,6 +44,14 @@ class RowLayout:
 
 
 @dataclass(frozen=True)
+class ItemLayout:
+    """What an interest module is built for: the width of an item's embedding, and where its features lie in it."""
+
+    width: int
+    slices: dict[str, slice]
+
+
+@dataclass(frozen=True)
 class BackboneWidths:
     """What a backbone is built for: widths of its inputs, where single features lie in them, and its outputs."""
 
