@@ -55,6 +55,7 @@ class CtrModel(nn.Module):
             interest=sum(interest_widths),
             user_slices=self.user.slices,
             item_slices=self.item.slices,
+            candidate_slices=self.candidate.slices,
             domains_count=domains_count,
             tasks_count=tasks_count,
             logit_columns=logit_columns,

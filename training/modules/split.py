@@ -61,6 +61,7 @@ class BackboneWidths:
     interest: int
     user_slices: dict[str, slice]
     item_slices: dict[str, slice]
+    candidate_slices: dict[str, slice]
     domains_count: int
     tasks_count: int
     logit_columns: int

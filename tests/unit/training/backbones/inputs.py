@@ -18,6 +18,7 @@ def widths(*, tasks_count: int = 2, logit_columns: int = 2) -> BackboneWidths:
         interest=3,
         user_slices={"user_id": slice(0, 3), "country": slice(3, 4)},
         item_slices={"item_id": slice(0, 3), "category": slice(3, 5)},
+        candidate_slices={"placement": slice(0, 2)},
         domains_count=DOMAINS_COUNT,
         tasks_count=tasks_count,
         logit_columns=logit_columns,

@@ -35,6 +35,7 @@ def golden() -> Star:
             interest=0,
             user_slices={},
             item_slices={},
+            candidate_slices={},
             domains_count=2,
             tasks_count=1,
             logit_columns=1,
