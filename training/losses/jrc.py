@@ -4,7 +4,8 @@ Source:
     Joint Optimization of Ranking and Calibration with Contextualized Hybrid Model, arXiv:2208.06164.
     Differs: the ranking term is computed by log-sum-exp per context instead of over a (B, B) mask, with
     equal values; `same_label_competition=False` is the variant in which the rows of the same label leave
-    each other's denominators (floor 0); the calibration term takes the offset of sampled negatives.
+    each other's denominators (floor 0); `compare="batch"` is the variant of public code that takes the
+    whole batch for one context; the calibration term takes the offset of sampled negatives.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
 
+from training.losses._contexts import Compare, segment_logsumexp
 from training.losses.bce import natural_logit
 
 
 class Options(BaseModel):
-    """How much calibration counts against ranking, and who competes within a context."""
+    """How much calibration counts against ranking, and who competes with whom."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,6 +30,7 @@ class Options(BaseModel):
     same_label_competition: bool = Field(
         default=True, description="whether rows of the same label stand in each other's denominator"
     )
+    compare: Compare = Field(default="context", description="rows of a context, or all of the batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +39,23 @@ class JrcLoss:
 
     alpha: float = 0.5
     same_label_competition: bool = True
+    compare: Compare = "context"
     logit_columns: int = 2
 
     def __call__(self, logits: Tensor, labels: Tensor, context: Tensor, offset: Tensor) -> Tensor:
-        """See `training.losses.Loss`. The offset is constant within a context: ranking never sees it."""
+        """See `training.losses.Loss`. The offset is constant within a context: there, ranking never sees it.
+
+        Over the batch it leaves the non-click column, whose exp is the share of negatives as sampled, so that
+        natural-rate logits stay the optimum of both terms.
+        """
         if len(logits) == 0:
             return logits.sum()
         calibration = functional.binary_cross_entropy_with_logits(
             natural_logit(logits) + offset, labels.to(logits.dtype)
         )
+        if self.compare == "batch":
+            logits = torch.stack([logits[:, 0] - offset, logits[:, 1]], dim=1)
+            context = torch.zeros_like(context)
         ranking = ranking_terms(
             logits, labels, context, same_label_competition=self.same_label_competition
         ).mean()
@@ -77,22 +88,6 @@ def ranking_terms(
     return torch.where(alone, own_logit * 0.0, functional.softplus(gap))
 
 
-def segment_logsumexp(values: Tensor, segment: Tensor, segments_count: int) -> Tensor:
-    """Return ln Σ exp of the values of each segment, −∞ for a segment without any.
-
-    Shapes:
-        values, segment: (R,), segment in [0, segments_count).
-        returns: (segments_count,).
-    """
-    with torch.no_grad():  # the shift cancels, in the value and in the gradient
-        shift = values.new_full((segments_count,), -torch.inf).scatter_reduce(0, segment, values, "amax")
-        filled = torch.isfinite(shift)
-        shift = torch.where(filled, shift, 0.0)
-    total = values.new_zeros(segments_count).index_add(0, segment, torch.exp(values - shift[segment]))
-    # An empty segment must not reach log(0): its gradient would be 0 · ∞.
-    return torch.where(filled, torch.log(torch.where(filled, total, 1.0)) + shift, -torch.inf)
-
-
 def mixed_context_share(labels: Tensor, context: Tensor) -> float:
     """Return the share of rows whose context has both a positive and a negative: only these teach ranking.
 
@@ -112,4 +107,4 @@ def mixed_context_share(labels: Tensor, context: Tensor) -> float:
 
 def build(options: Options) -> JrcLoss:
     """Return the loss of these options."""
-    return JrcLoss(alpha=options.alpha, same_label_competition=options.same_label_competition)
+    return JrcLoss(options.alpha, options.same_label_competition, options.compare)

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import Tensor
 
 from training.losses import Loss, build_loss
-from training.plugins import plugin_names
+from training.plugins import load_plugin, plugin_names
 
 
-@pytest.fixture(params=plugin_names("training.losses"))
+def variants() -> list[tuple[str, dict[str, object]]]:
+    """Return every loss as it comes, and with each other value of each of its switches."""
+    found: list[tuple[str, dict[str, object]]] = []
+    for name in plugin_names("training.losses"):
+        found.append((name, {}))
+        for option, field in load_plugin("training.losses", name).Options.model_fields.items():
+            values = (True, False) if field.annotation is bool else get_args(field.annotation)
+            found += [(name, {option: value}) for value in values if value != field.default]
+    return found
+
+
+@pytest.fixture(params=variants(), ids=str)
 def loss(request: pytest.FixtureRequest) -> Loss:
-    return build_loss(request.param, {})
+    name, options = request.param
+    return build_loss(name, options)
 
 
 def batch(loss: Loss, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -58,6 +72,18 @@ def test_every_row_gets_a_gradient(loss: Loss) -> None:
     loss(logits, labels, context, offset).backward()
     assert logits.grad is not None
     assert bool((logits.grad.abs().sum(1) > 0).all())
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+def test_of_two_columns_only_the_difference_counts_where_one_would_do(loss: Loss, rows: int) -> None:
+    """Another task may need two columns; then every task's tower has two."""
+    if loss.logit_columns == 2:
+        pytest.skip("this loss reads both columns")
+    logits, labels, context, offset = batch(loss, rows)
+    torch.manual_seed(1)
+    one = loss(logits, labels, context, offset)
+    torch.manual_seed(1)
+    torch.testing.assert_close(loss(torch.cat([-logits, 0 * logits], dim=1), labels, context, offset), one)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.uint8, torch.float64])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from training.losses.jrc import JrcLoss, mixed_context_share, ranking_terms, segment_logsumexp
+from training.losses.jrc import JrcLoss, mixed_context_share, ranking_terms
 
 F = torch.tensor([[0.2, -0.3], [1.0, 0.5], [-0.4, 0.1], [0.0, 0.8], [0.3, 0.3]], dtype=torch.float64)
 Y = torch.tensor([0, 1, 0, 1, 0])
@@ -79,6 +79,7 @@ def test_golden_gradient() -> None:
 
 
 @pytest.mark.parametrize("same_label", [True, False])
+@settings(deadline=None)
 @given(batch=batches())
 def test_linear_form_equals_the_quadratic_one(same_label: bool, batch: tuple[Tensor, Tensor, Tensor]) -> None:
     logits, labels, context = batch
@@ -91,6 +92,7 @@ def test_linear_form_equals_the_quadratic_one(same_label: bool, batch: tuple[Ten
     torch.testing.assert_close(fast_input.grad, slow_input.grad, atol=1e-9, rtol=1e-9)
 
 
+@settings(deadline=None)
 @given(batch=batches())
 def test_alpha_of_one_is_binary_cross_entropy(batch: tuple[Tensor, Tensor, Tensor]) -> None:
     logits, labels, context = batch
@@ -102,6 +104,7 @@ def test_alpha_of_one_is_binary_cross_entropy(batch: tuple[Tensor, Tensor, Tenso
 
 
 @pytest.mark.parametrize("same_label", [True, False])
+@settings(deadline=None)
 @given(batch=batches(), shift=st.floats(-5, 5))
 def test_ranking_ignores_a_constant_per_context_and_column(
     same_label: bool, batch: tuple[Tensor, Tensor, Tensor], shift: float
@@ -137,6 +140,7 @@ def test_only_negatives_reach_the_floor_and_no_lower() -> None:
     assert apart.tolist() == [0.0] * 5
 
 
+@settings(deadline=None)
 @given(batch=batches())
 def test_splitting_a_context_never_raises_the_ranking_term(batch: tuple[Tensor, Tensor, Tensor]) -> None:
     logits, labels, context = batch
@@ -147,6 +151,7 @@ def test_splitting_a_context_never_raises_the_ranking_term(batch: tuple[Tensor, 
     assert bool((parts <= whole + 1e-9).all())
 
 
+@settings(deadline=None)
 @given(batch=batches())
 def test_ranking_gradient_sums_to_zero_per_context_and_column(batch: tuple[Tensor, Tensor, Tensor]) -> None:
     logits, labels, context = batch
@@ -168,16 +173,63 @@ def test_logits_far_beyond_exp_stay_finite(same_label: bool) -> None:
     assert logits.grad is not None and bool(torch.isfinite(logits.grad).all())
 
 
-def test_segment_logsumexp_of_an_empty_segment_is_minus_infinity() -> None:
-    values = torch.tensor([1.0, 2.0], requires_grad=True)
-    result = segment_logsumexp(values, torch.tensor([2, 2]), 3)
-    assert result.tolist()[:2] == [-math.inf, -math.inf]
-    assert result[2].item() == pytest.approx(math.log(math.e + math.e**2))
-    result[2].backward()
-    assert values.grad is not None and bool(torch.isfinite(values.grad).all())
+@pytest.mark.parametrize("same_label", [True, False])
+@settings(deadline=None)
+@given(batch=batches())
+def test_over_the_batch_all_rows_are_one_context(
+    same_label: bool, batch: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    logits, labels, context = batch
+    offset = torch.zeros(len(logits), dtype=torch.float64)
+    whole = JrcLoss(0.3, same_label)(logits, labels, torch.zeros_like(context), offset)
+    over_batch = JrcLoss(0.3, same_label, "batch")(logits, labels, context, offset)
+    torch.testing.assert_close(over_batch, whole)
 
 
-@settings(max_examples=50)
+GOLDEN = torch.tensor([[0.0, 0.5], [0.3, -1.0], [-0.4, 0.2], [0.1, -2.0], [0.2, -0.3]], dtype=torch.float64)
+GOLDEN_LABELS = torch.tensor([1, 0, 1, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("alpha", "expected"), [(1.0, 0.348433979172), (0.0, 1.311667202321), (0.4, 0.926373913061)]
+)
+def test_golden_loss_over_the_batch(alpha: float, expected: float) -> None:
+    loss = JrcLoss(alpha, compare="batch")
+    value = loss(GOLDEN, GOLDEN_LABELS, torch.arange(5), NO_OFFSET)
+    assert value.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_golden_gradient_over_the_batch() -> None:
+    logits = GOLDEN.clone().requires_grad_()
+    JrcLoss(0.0, compare="batch")(logits, GOLDEN_LABELS, torch.arange(5), NO_OFFSET).backward()
+    expected = [
+        [0.11221765, -0.03970264],
+        [-0.04852202, 0.03576718],
+        [0.07522174, -0.08124879],
+        [-0.07598032, 0.01315801],
+        [-0.06293705, 0.07202625],
+    ]
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, torch.tensor(expected, dtype=torch.float64), atol=1e-8, rtol=0)
+
+
+def test_over_the_batch_negatives_compete_as_sampled() -> None:
+    """Two exposures, 1/4 and 1/8 of whose negatives are kept: column 0 must be the share of kept ones."""
+    kept = torch.tensor([1 / 4, 1 / 8], dtype=torch.float64)
+    natural = torch.log(torch.tensor([0.7, 0.3], dtype=torch.float64))  # shares of negatives before sampling
+    share = kept * torch.exp(natural) / (kept * torch.exp(natural)).sum()
+    logits = torch.stack([natural, natural * 0], dim=1).requires_grad_()
+    # Labels are 0: the term of row i weighs as often as row i is seen.
+    sampled = torch.stack([logits[:, 0] + torch.log(kept), logits[:, 1]], dim=1)
+    terms = ranking_terms(sampled, torch.zeros(2), torch.zeros(2, dtype=torch.int64))
+    (terms * share).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad[:, 0].tolist() == pytest.approx([0.0, 0.0], abs=1e-12)
+    loss = JrcLoss(0.0, compare="batch")(logits, torch.zeros(2), torch.arange(2), -torch.log(kept))
+    torch.testing.assert_close(loss, terms.mean())
+
+
+@settings(max_examples=50, deadline=None)
 @given(batch=batches())
 def test_mixed_context_share_counts_rows(batch: tuple[Tensor, Tensor, Tensor]) -> None:
     _, labels, context = batch

@@ -17,7 +17,7 @@ def test_options_reach_the_loss() -> None:
 
 @pytest.mark.parametrize("name", ["nope", "", "__init__"])
 def test_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(ConfigError, match="is none of losses: bce, jrc"):
+    with pytest.raises(ConfigError, match=r"is none of losses: bce, .*jrc"):
         build_loss(name, {})
 
 
