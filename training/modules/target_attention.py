@@ -19,14 +19,13 @@ all, so each head's ln(1 + sum n e^alpha), a soft count of matches over the whol
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from service.contract.history import AGE_BUCKETS, STRENGTH_BUCKETS
+from training.modules.alike_histories import over_alike_histories, pad_rows, take_rows
 from training.modules.split import HistoryPart, RowLayout, ServedInterest
 
 CROSS_WIDTH = 8
@@ -34,9 +33,6 @@ MASKED = -1e9
 TINY = 1e-30
 RANK_STEPS = 1024.0
 """The search ranks scores in steps of 1 / RANK_STEPS: far above rounding errors, far below what matters."""
-GROUP_VISITS = 16
-"""Histories padded together in training. Their lengths differ by orders of magnitude, so that padding a whole
-batch to its longest would be most of the work."""
 
 
 class TargetAttention(nn.Module):
@@ -76,31 +72,17 @@ class TargetAttention(nn.Module):
         """Return (B, out_width) for targets (B, D): each row attends to its own history."""
         queries = self.query(target) / math.sqrt(self.head_width)
         keys, values = self.key(part.items), self.value(part.items)  # (U, A * head_width), once per item
-        if torch.compiler.is_exporting() or len(part.index) <= GROUP_VISITS:
-            return self._attend(queries, keys, values, part, layout)
-        outputs, rows = [], []
-        for group in _groups_alike(part, layout):
-            mine = HistoryPart(
-                part.items,
-                *(
-                    ids[group.visits, : group.length]
-                    for ids in (part.index, part.size, part.age, part.strength)
-                ),
-            )
-            outputs.append(
-                self._attend(queries.index_select(0, group.rows), keys, values, mine, group.layout)
-            )
-            rows.append(group.rows)
-        together = torch.cat(outputs)
-        return torch.empty_like(together).index_copy(0, torch.cat(rows), together)
+
+        def read(rows: tuple[Tensor, ...], part: HistoryPart, layout: RowLayout) -> Tensor:
+            return self._attend(rows[0], keys, values, part, layout)
+
+        return over_alike_histories(read, (queries,), part, layout)
 
     def _attend(
         self, queries: Tensor, keys: Tensor, values: Tensor, part: HistoryPart, layout: RowLayout
     ) -> Tensor:
         """Attend over padded histories; keys and values are those of `part.items`."""
         visits, length = part.index.shape
-        place = layout.visit * layout.width + layout.slot  # (B,) of the row among all padded rows
-        padded = queries.new_zeros(visits * layout.width, queries.shape[1]).index_copy(0, place, queries)
         mixed_values = (
             embedding(part.index, values)
             + embedding(part.age, self.age_value(self.age.weight))
@@ -111,15 +93,15 @@ class TargetAttention(nn.Module):
         )  # (V, L, A)
         by_head = (visits, length, self.heads, self.head_width)
         mixed, mass = attend(
-            padded.view(visits, layout.width, self.heads, self.head_width),
+            pad_rows(queries, visits, layout).unflatten(-1, (self.heads, self.head_width)),
             embedding(part.index, keys).view(by_head),
             mixed_values.view(by_head),
             bias + _log_size(part.size, weigh_sizes=self.weigh_sizes)[..., None],
             part.size,
             keep=self.keep,
         )  # (V, P, A * head_width), (V, P, A)
-        out: Tensor = self.output(mixed.flatten(0, 1).index_select(0, place))
-        return torch.cat([out, mass.flatten(0, 1).index_select(0, place)], dim=-1) if self.mass else out
+        out: Tensor = self.output(take_rows(mixed, layout))
+        return torch.cat([out, take_rows(mass, layout)], dim=-1) if self.mass else out
 
     @torch.no_grad()
     def fill_unseen(self, age_seen: Tensor, strength_seen: Tensor) -> None:
@@ -193,14 +175,28 @@ def attend(
         queries: (V, P, A, d) already scaled; keys, values: (V, L, A, d); bias: (V, L, A);
         size: (V, L), 0 marks padding; returns (V, P, A * d) and ln(1 + sum n e^alpha) as (V, P, A).
     """
-    scores = torch.matmul(queries.transpose(1, 2), keys.permute(0, 2, 3, 1))  # (V, A, P, L)
-    scores = scores + bias.transpose(1, 2)[:, :, None, :]
-    valid = (size > 0)[:, None, None, :]
-    scores = torch.where(valid, scores, MASKED)
-    if keep is not None:
-        scores = torch.where(kept_by_search(scores, keep), scores, MASKED)
+    scores = scores_by_head(queries, keys) + bias.transpose(1, 2)[:, :, None, :]
+    allowed = (size > 0)[:, None, None, :]
+    if keep is not None and (torch.compiler.is_exporting() or keep < scores.shape[-1]):
+        allowed = allowed & kept_by_search(torch.where(allowed, scores, MASKED), keep)
+    return mix(scores, values, allowed)
+
+
+def scores_by_head(queries: Tensor, keys: Tensor) -> Tensor:
+    """Return inner products (V, A, P, L) of queries (V, P, A, d) and keys (V, L, A, d)."""
+    return torch.matmul(queries.transpose(1, 2), keys.permute(0, 2, 3, 1))
+
+
+def mix(scores: Tensor, values: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the heads mix by softmax over the allowed positions, and their masses; zero where none is.
+
+    Shapes:
+        scores: (V, A, P, L); values: (V, L, A, d); allowed: bool, broadcast to scores;
+        returns (V, P, A * d) and ln(1 + sum e^score) as (V, P, A).
+    """
+    scores = torch.where(allowed, scores, MASKED)
     highest = scores.amax(-1, keepdim=True)
-    parts = torch.exp(scores - highest) * valid
+    parts = torch.exp(scores - highest) * allowed
     total = parts.sum(-1, keepdim=True)
     mixed = torch.matmul(parts, values.transpose(1, 2)) / total.clamp(min=TINY)  # (V, A, P, d)
     floor = highest.clamp(min=0.0)
@@ -236,43 +232,15 @@ def _best(scores: Tensor, keep: int) -> Tensor:
     """Return the indices of the `keep` highest, ties to the earlier one.
 
     Equal clusters (one item bought thrice, long ago) must stand in one order in all heads: with three heads or
-    more, it decides how many others the heads agree on. ONNX's TopK promises that order; torch's topk does not.
-    Rounding first makes ties of what differs only by the order of summation.
+    more, it decides how many others the heads agree on. ONNX's TopK promises that order, torch's topk does not; so the
+    place is part of the key. Rounding first makes ties of what differs only by the order of summation.
     """
-    coarse = torch.round(scores * RANK_STEPS)
-    if torch.compiler.is_exporting():
-        return coarse.topk(keep, dim=-1).indices
-    return coarse.sort(dim=-1, descending=True, stable=True).indices[..., :keep]
+    length = scores.shape[-1]
+    earlier_first = torch.arange(length, 0, -1, device=scores.device, dtype=torch.float64)
+    whole = torch.round(scores * RANK_STEPS).double()  # whole numbers, so that no two of the keys are equal
+    return (whole * (length + 1) + earlier_first).topk(keep, dim=-1).indices
 
 
 def _log_size(size: Tensor, *, weigh_sizes: bool) -> Tensor:
     """Return ln n, 0 for padding, which the mask handles."""
     return torch.log(size.clamp(min=1.0)) if weigh_sizes else torch.zeros_like(size)
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Some visits of alike length, the rows that read them, and where those rows stand among themselves."""
-
-    visits: Tensor
-    length: int
-    rows: Tensor
-    layout: RowLayout
-
-
-def _groups_alike(part: HistoryPart, layout: RowLayout) -> Iterator[_Group]:
-    """Yield all visits in groups of GROUP_VISITS, alike in length of history and number of rows."""
-    visits_count = len(part.index)
-    lengths = (part.size > 0).sum(1)
-    rows_counts = torch.bincount(layout.visit, minlength=visits_count)
-    alike = torch.argsort(torch.div(lengths, 32, rounding_mode="floor") * (layout.width + 1) + rows_counts)
-    rank = torch.empty_like(alike).scatter(0, alike, torch.arange(visits_count))
-    row_order = torch.argsort(rank[layout.visit], stable=True)
-    ends = torch.cumsum(rows_counts[alike], 0).tolist()
-    for start in range(0, visits_count, GROUP_VISITS):
-        stop = min(start + GROUP_VISITS, visits_count)
-        visits = alike[start:stop]
-        rows = row_order[ends[start - 1] if start else 0 : ends[stop - 1]]
-        width = int(rows_counts[visits].max())
-        inner = RowLayout(rank[layout.visit[rows]] - start, layout.slot[rows], width)
-        yield _Group(visits, max(1, int(lengths[visits].max())), rows, inner)
