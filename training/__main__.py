@@ -97,6 +97,28 @@ def demo(
     run_demo(load_config(config), show=show)
 
 
+@app.command()
+def study(
+    config: Annotated[Path, typer.Argument(help="study configuration, YAML", metavar="CONFIG")],
+    rows: Annotated[
+        list[str] | None,
+        typer.Option("--rows", help="only these rows, repeated or with commas; all otherwise"),
+    ] = None,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="fit nothing, write the page again")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="one JSON object a fit on standard output, no bars")
+    ] = False,
+) -> None:
+    """Fit the rows of a study that are not fitted yet, within its budget, and write tables and plots."""
+    from training.study.command import run
+
+    names = [name for each in rows or [] for name in each.split(",")]
+    if not run(config, names, report_only=report_only, json=json):
+        sys.exit(1)
+
+
 def show(results: Iterable[StepResult], *, json: bool = False) -> list[StepResult]:
     """Print steps as they finish: JSON lines, or a table of stages at the end."""
     done: list[StepResult] = []

@@ -1,0 +1,216 @@
+"""The plots of the study's page, as SVG. Each function writes one file and knows nothing of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from training.metrics import natural
+from training.metrics.activity import DECILES_COUNT, by_activity, equal_groups
+from training.metrics.evaluate import ALL_DOMAINS
+from training.study.rows import SplitRows
+from training.study.systems import System
+
+F64 = npt.NDArray[np.float64]
+
+QUARTILES_COUNT: Final = 4
+GROUP_COLORS: Final = "tab10"
+
+
+def quality(path: Path, systems: Sequence[System], *, rival: System | None) -> None:
+    """AUC and GAUC of all systems on all test rows with 95 % intervals, best on top; a line at the rival."""
+    figure, panels = _figure(1, 2, width=11, height=1.2 + 0.24 * len(systems))
+    groups = list(dict.fromkeys(system.group for system in systems))
+    for panel, metric in zip(panels[0], ("auc", "gauc"), strict=True):
+        ordered = sorted(systems, key=lambda s: s.estimate(metric, ALL_DOMAINS).value)
+        for place, system in enumerate(ordered):
+            estimate = system.estimate(metric, ALL_DOMAINS)
+            low, high = estimate.interval
+            color = _color(groups.index(system.group))
+            panel.plot([low, high], [place, place], color=color, linewidth=1.2)
+            panel.plot(estimate.value, place, "o", color=color, markersize=4)
+        panel.set_yticks(range(len(ordered)), [system.label for system in ordered], fontsize=7)
+        if rival is not None:
+            panel.axvline(
+                rival.estimate(metric, ALL_DOMAINS).value, color="grey", linewidth=0.8, linestyle="--"
+            )
+        panel.set_xlabel(f"click {metric.upper()}, 95 % over users")
+        panel.grid(axis="x", linewidth=0.3)
+    handles = [
+        panels[0][0].plot([], [], "o", color=_color(i), markersize=4, label=group)[0]
+        for i, group in enumerate(groups)
+    ]
+    figure.legend(handles=handles, loc="upper center", ncols=min(8, len(groups)), fontsize=7, frameon=False)
+    _save(figure, path, top=1 - 0.35 / figure.get_size_inches()[1])
+
+
+def reliability(path: Path, systems: Sequence[System], rows: SplitRows) -> None:
+    """Predicted against observed click rate in 20 bins of equal natural mass: a panel for all, and each domain."""
+    names = (ALL_DOMAINS, *rows.domain_names)
+    figure, panels = _figure(1, len(names), width=3.2 * len(names), height=3.4)
+    for number, (name, panel) in enumerate(zip(names, panels[0], strict=True), start=-1):
+        own = np.ones(len(rows.domains), bool) if number < 0 else rows.domains == number
+        own &= ~np.isnan(rows.labels[:, 0])
+        for system in systems:
+            table = natural.reliability(
+                rows.labels[own, 0], system.probability("test")[:, 0][own], rows.weights[own]
+            )
+            shown = (table.observed_rate > 0) & (table.mean_probability > 0)
+            panel.plot(
+                table.mean_probability[shown],
+                table.observed_rate[shown],
+                ".-",
+                label=system.label,
+                linewidth=0.8,
+            )
+        panel.axline((1e-4, 1e-4), (1e-3, 1e-3), color="grey", linewidth=0.8)
+        panel.set(title=name, xlabel="predicted", xscale="log", yscale="log")
+    panels[0][0].set_ylabel("observed")
+    panels[0][0].legend(fontsize=6)
+    _save(figure, path)
+
+
+def learning_curves(path: Path, systems: Sequence[System]) -> None:
+    """Validation log-loss by epoch, a panel a group; the epoch kept is a dot. Seeds of a row share its color."""
+    groups = [
+        g
+        for g in dict.fromkeys(s.group for s in systems)
+        if any(s.seeds[0].parts for s in systems if s.group == g)
+    ]
+    columns = min(4, max(1, len(groups)))
+    lines = -(-max(1, len(groups)) // columns)
+    figure, panels = _figure(lines, columns, width=3.6 * columns, height=3.0 * lines)
+    for group, panel in zip(groups, panels.flat, strict=False):
+        for number, system in enumerate(s for s in systems if s.group == group):
+            for one in system.seeds:
+                for part in one.parts[:1] if len(one.parts) == 1 else ():
+                    values = [
+                        (e.epoch, e.validation_log_loss)
+                        for e in part.epochs
+                        if e.validation_log_loss is not None
+                    ]
+                    if values:
+                        epochs, losses = zip(*values, strict=True)
+                        label = system.label if one is system.seeds[0] else None
+                        panel.plot(
+                            epochs, np.array(losses) * 1000, color=_color(number), linewidth=0.9, label=label
+                        )
+                        kept = part.best_epoch
+                        panel.plot(
+                            kept,
+                            dict(values).get(kept, np.nan) * 1000,
+                            "o",
+                            color=_color(number),
+                            markersize=4,
+                        )
+        panel.set_title(group, fontsize=9)
+        panel.set_xlabel("epoch")
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.legend(fontsize=6)
+    for panel in list(panels.flat)[len(groups) :]:
+        panel.set_visible(False)
+    panels[0][0].set_ylabel("validation log-loss ×10³")
+    _save(figure, path)
+
+
+def history_length(
+    path: Path, systems: Sequence[System], rows: SplitRows, behaviors: npt.NDArray[np.int64]
+) -> None:
+    """Click AUC by quartile of how many behaviors the user had before the exposure; `behaviors` is (B,)."""
+    quartile = equal_groups(behaviors, QUARTILES_COUNT)
+    numbers = np.unique(quartile)
+    figure, panels = _figure(1, 1, width=7, height=4)
+    panel = panels[0][0]
+    for system in systems:
+        p = system.probability("test")[:, 0]
+        values = [
+            natural.auc(rows.labels[quartile == q, 0], p[quartile == q], rows.weights[quartile == q])
+            for q in numbers
+        ]
+        panel.plot(
+            range(len(numbers)),
+            [np.nan if v is None else v for v in values],
+            "o-",
+            label=system.label,
+            markersize=4,
+        )
+    ranges = [behaviors[quartile == q] for q in numbers]
+    panel.set_xticks(range(len(numbers)), [f"{r.min():,}–{r.max():,}" for r in ranges])
+    panel.set(xlabel="behaviors before the exposure, quartiles of test rows", ylabel="click AUC")
+    panel.legend(fontsize=7)
+    panel.grid(linewidth=0.3)
+    _save(figure, path)
+
+
+def activity(
+    path: Path, systems: Sequence[System], rows: SplitRows, behaviors: npt.NDArray[np.int64]
+) -> None:
+    """PCOC and ECE of the first task by decile of users' behaviors before the test weeks; a column a domain."""
+    names = (ALL_DOMAINS, *rows.domain_names)
+    figure, panels = _figure(2, len(names), width=3.0 * len(names), height=5.2)
+    for system in systems:
+        found = by_activity(
+            rows.labels[:, :1], system.probability("test")[:, :1], rows.weights,
+            users=rows.users, activity=behaviors, domains=rows.domains,
+            domain_names=rows.domain_names, task_names=rows.task_names[:1],
+        )  # fmt: skip
+        for column, name in enumerate(names):
+            own = [row for row in found if row.domain == name]
+            deciles = [row.decile for row in own]
+            pcoc = [np.nan if row.pcoc is None else row.pcoc for row in own]
+            ece = [np.nan if row.ece is None else row.ece for row in own]
+            panels[0][column].plot(deciles, pcoc, ".-", label=system.label, linewidth=0.9)
+            panels[1][column].plot(deciles, ece, ".-", linewidth=0.9)
+    for column, name in enumerate(names):
+        panels[0][column].axhline(1, color="grey", linewidth=0.8)
+        panels[0][column].set_title(name, fontsize=9)
+        panels[1][column].set(xlabel="decile of users, least active first", xlim=(0.5, DECILES_COUNT + 0.5))
+    panels[0][0].set_ylabel("PCOC")
+    panels[1][0].set_ylabel("ECE")
+    panels[0][0].legend(fontsize=6)
+    _save(figure, path)
+
+
+def cost(path: Path, systems: Sequence[System]) -> None:
+    """Seconds of a whole fit against click AUC, and parameters against click AUC."""
+    timed = [s for s in systems if s.seeds[0].seconds is not None and s.seeds[0].parameters is not None]
+    groups = list(dict.fromkeys(system.group for system in timed))
+    figure, panels = _figure(1, 2, width=11, height=4.5)
+    for panel, name in zip(panels[0], ("seconds", "parameters"), strict=True):
+        for system in timed:
+            value = float(np.mean([getattr(one, name) for one in system.seeds]))
+            auc = system.estimate("auc", ALL_DOMAINS).value
+            panel.plot(value, auc, "o", color=_color(groups.index(system.group)), markersize=4)
+            panel.annotate(system.label, (value, auc), fontsize=5, xytext=(3, 2), textcoords="offset points")
+        panel.set(xlabel=f"{name} of a fit" if name == "seconds" else name, ylabel="click AUC", xscale="log")
+        panel.grid(linewidth=0.3)
+    _save(figure, path)
+
+
+def _figure(lines: int, columns: int, *, width: float, height: float) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(lines, columns, figsize=(width, height), squeeze=False)
+
+
+def _color(number: int) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps[GROUP_COLORS](number % 10)
+
+
+def _save(figure: Any, path: Path, *, top: float = 1.0) -> None:
+    """Write an SVG whose text is text and whose bytes depend on the figure alone."""
+    from matplotlib import pyplot, rc_context
+
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "study"}):
+        figure.tight_layout(rect=(0, 0, 1, top))
+        figure.savefig(path, format="svg", metadata={"Date": None})
+    pyplot.close(figure)

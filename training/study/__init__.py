@@ -1,0 +1,1 @@
+"""The study: many models fitted on the same rows, measured once, compared with intervals."""
