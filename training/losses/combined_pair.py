@@ -34,7 +34,7 @@ class Options(BaseModel):
         default="contexts", description="what counts alike: contexts with both labels, or pairs"
     )
     pairs_max: int = Field(
-        default=1_000_000, ge=0, description="most pairs formed one by one; above, negatives are drawn"
+        default=200_000, ge=0, description="most pairs formed one by one; above, negatives are drawn"
     )
     negatives_per_positive: int = Field(
         default=64, ge=1, description="negatives drawn for each positive of a context that has more"
