@@ -59,8 +59,11 @@ def take_rows(padded: Tensor, layout: RowLayout) -> Tensor:
 def newest(part: HistoryPart, count: int) -> HistoryPart:
     """Return the newest `count` behaviors of each history, oldest first; shorter histories are padded in front.
 
-    The part must be ordered from old to new with its padding last.
+    The part must be ordered from old to new with its padding last. Only in a graph under export, whose histories
+    have no fixed length, the result has `count` columns where there are fewer.
     """
+    if not torch.compiler.is_exporting():
+        count = min(count, part.index.shape[1])
     lengths = (part.size > 0).sum(1, keepdim=True)
     position = lengths - count + torch.arange(count, device=lengths.device)[None, :]  # (V, count)
     real = position.clamp(min=0)

@@ -1,0 +1,141 @@
+"""Two stages with nothing in common but the embeddings: a search (GSU) of any kind, then target attention (ESU).
+
+Source: the ESU of SIM, arXiv:2006.05639, section 3.3. For head a, with target q, and a behavior's item e and
+cross features t (its age: SIM's time gap; its strength):
+
+    z      = [e, t]
+    score  = (z W^k_a)(q W^q_a) / sqrt(d)        over what the search kept
+    head_a = softmax(score) (z W^v_a)
+    out    = [head_1 .. head_A] W^o
+
+Differs: SIM mixes z itself, and the layer above maps the heads' mixtures to its own width; here that map is
+W^v_a W^o_a, of rank d, so that the searches are compared with attention of one size. Scores are scaled by
+sqrt(d). Decides: no biases, so that a target for which nothing is kept gets the zero vector. In contrast to
+`target_attention.py`, cross features are part of the key, so what they add to a score depends on the target.
+
+Adds the option `mass` (off as in the papers): each head's ln(1 + sum e^score), a soft count of matches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from training.modules.alike_histories import over_alike_histories, pad_rows, take_rows
+from training.modules.cross_features import CrossFeatures, CrossName, CrossProjection
+from training.modules.search import Search
+from training.modules.split import HistoryPart, RowLayout, ServedInterest
+from training.modules.target_attention import mix, scores_by_head
+
+
+class SearchedAttention(nn.Module):
+    """Multi-head target attention over the behaviors that a search keeps."""
+
+    def __init__(
+        self,
+        item_width: int,
+        *,
+        search: Search,
+        heads: int,
+        head_width: int,
+        out_width: int,
+        crossed: Sequence[CrossName],
+        mass: bool,
+    ) -> None:
+        super().__init__()
+        self.search = search
+        self.heads, self.head_width, self.mass = heads, head_width, mass
+        self.out_width = out_width + heads * mass
+        inner = heads * head_width
+        self.cross = CrossFeatures(crossed)
+        self.query = nn.Linear(item_width, inner, bias=False)  # W^q
+        self.key = nn.Linear(item_width, inner, bias=False)  # the item's rows of W^k
+        self.cross_key = CrossProjection(self.cross, inner)
+        self.value = nn.Linear(item_width, inner, bias=False)  # the item's rows of W^v
+        self.cross_value = CrossProjection(self.cross, inner)
+        self.output = nn.Linear(inner, out_width, bias=False)  # W^o
+        self.key.load_state_dict(self.query.state_dict())  # like attracts like from the start
+
+    def forward(self, target: Tensor, part: HistoryPart, layout: RowLayout) -> Tensor:
+        """Return (B, out_width) for targets (B, D): each row attends to what it keeps of its own history."""
+        keys, values = self.key(part.items), self.value(part.items)  # (U, A * head_width), once per item
+        with torch.no_grad():
+            sought, known = self.search.of_targets(target), self.search.of_items(part.items)
+
+        def read(rows: tuple[Tensor, ...], part: HistoryPart, layout: RowLayout) -> Tensor:
+            queries, sought = (pad_rows(row, len(part.index), layout) for row in rows)
+            return take_rows(self.attend(queries, sought, keys, values, known, part), layout)
+
+        return over_alike_histories(read, (self.queries(target), sought), part, layout)
+
+    def queries(self, target: Tensor) -> Tensor:
+        """Return scaled queries of all heads, (B, A * head_width)."""
+        queries: Tensor = self.query(target) / math.sqrt(self.head_width)
+        return queries
+
+    def attend(
+        self,
+        queries: Tensor,
+        sought: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        known: Tensor,
+        part: HistoryPart,
+    ) -> Tensor:
+        """Search and attend over padded histories, (V, P, ·) -> (V, P, out_width).
+
+        `keys`, `values` (U, A * head_width) and `known` (U, Wi) are those of `part.items`.
+        """
+        by_head = (self.heads, self.head_width)
+        valid = part.size > 0
+        with torch.no_grad():
+            kept = self.search.kept(sought, embedding(part.index, known), valid)
+        mixed_keys = self.cross_key(embedding(part.index, keys), self.cross, part)
+        mixed_values = self.cross_value(embedding(part.index, values), self.cross, part)
+        mixed, mass = mix(
+            scores_by_head(queries.unflatten(-1, by_head), mixed_keys.unflatten(-1, by_head)),
+            mixed_values.unflatten(-1, by_head),
+            kept[:, None],
+        )
+        out: Tensor = self.output(mixed)
+        return torch.cat([out, mass], dim=-1) if self.mass else out
+
+    def fill_unseen(self, age_seen: Tensor, strength_seen: Tensor) -> None:
+        """Give each bucket that training never saw the embedding of the nearest that it saw."""
+        self.cross.fill_unseen(age_seen, strength_seen)
+
+    def served(self) -> ServedSearchedAttention:
+        """Item: the query, and what the search needs of a target. Request: keys, values. Joint: the rest."""
+        return ServedSearchedAttention(self)
+
+
+class ServedSearchedAttention(ServedInterest):
+    """A searched attention with all that depends only on the target precomputed per item."""
+
+    def __init__(self, trained: SearchedAttention) -> None:
+        super().__init__()
+        self.trained = trained
+        self.inner = trained.heads * trained.head_width
+
+    def item_columns(self, embedding: Tensor) -> Tensor:
+        """Return scaled queries and what the search needs of a target, (I, A * head_width + Wt)."""
+        return torch.cat([self.trained.queries(embedding), self.trained.search.of_targets(embedding)], dim=-1)
+
+    def forward(self, columns: Tensor, items: Tensor, size: Tensor, age: Tensor, strength: Tensor) -> Tensor:
+        """Return (N, out_width)."""
+        index = torch.arange(items.shape[0])[None]
+        part = HistoryPart(items, index, size[None], age[None], strength[None])
+        trained = self.trained
+        out: Tensor = trained.attend(
+            columns[None, :, : self.inner],
+            columns[None, :, self.inner :],
+            trained.key(items),
+            trained.value(items),
+            trained.search.of_items(items),
+            part,
+        )
+        return out[0]
