@@ -23,7 +23,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.asyncio import Redis
 
 from service.contract.artefact import (
-    ITEM_CATALOGUE_IDS_FILE,
     catalogue_folder,
     current_version,
     model_folder,
@@ -38,7 +37,7 @@ from service.contract.history import (
     decode_behaviors,
     decode_snapshot,
 )
-from service.contract.served_inputs import RequestEncoder, rows_by_catalogue_id
+from service.contract.served_inputs import RequestEncoder, read_item_tables
 from service.contract.store_keys import decode_user_features, features_key, recent_key, snapshot_key
 
 Value = str | int | float | bool | None
@@ -99,7 +98,7 @@ class Model:
         assert snapshot is not None, "no snapshot was published"
         self.snapshot_id = snapshot.snapshot_id
         self.encoder = RequestEncoder(self.manifest)
-        self.item_rows = rows_by_catalogue_id(np.load(folder / ITEM_CATALOGUE_IDS_FILE))
+        self.tables = read_item_tables(folder)
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = ort.InferenceSession(settings.graph, options, providers=["CPUExecutionProvider"])
@@ -119,10 +118,13 @@ class Model:
         user_ids = self.encoder.user_ids(request.user_id, user_features, request.context, at_ms=request.at_ms)
         candidates = [Candidate(item_id=c) if isinstance(c, str) else c for c in request.candidates]
         rows = len(candidates)
-        items = self.catalogue.ids_of(candidate.item_id for candidate in candidates)
+        items = np.array(self.catalogue.ids_of(candidate.item_id for candidate in candidates), np.uint32)
+        contexts = [candidate.context for candidate in candidates]
         feeds = {
-            "item": self.item_rows[items],
-            "candidate_ids": self.encoder.candidate_ids([candidate.context for candidate in candidates]),
+            "item": self.tables.rows_of(items),
+            "candidate_ids": self.encoder.with_match_ids(
+                self.tables, self.encoder.candidate_ids(contexts), candidates=items, history=history
+            ),
             "user_ids": np.tile(np.array(user_ids, np.int64), (rows, 1)),
             "domain": np.full(rows, self.manifest.domains.index(domain), np.int64),
             **self._history(history, rows),
@@ -133,16 +135,23 @@ class Model:
     def _history(self, history: History, rows: int) -> dict[str, Array]:
         """Return the history's inputs, each repeated for every row; an empty part is one row of size 0."""
         recent_size = np.ones(len(history.recent_item), np.float32)
+        behavior_size = np.ones(len(history.behavior_item), np.float32)
         parts = {
             "clusters": (history.item, history.size, history.age, history.strength),
             "recents": (history.recent_item, recent_size, history.recent_age, history.recent_strength),
+            "behaviors": (
+                history.behavior_item,
+                behavior_size,
+                history.behavior_age,
+                history.behavior_strength,
+            ),
         }
         feeds: dict[str, Array] = {}
         for name, columns in parts.items():
             item, size, age, strength = (
                 columns if len(columns[0]) else tuple(np.zeros(1, column.dtype) for column in columns)
             )
-            feeds[f"{name}_item"] = self.item_rows[item]
+            feeds[f"{name}_item"] = self.tables.rows_of(item)
             feeds[f"{name}_index"] = np.tile(np.arange(len(item)), (rows, 1))
             feeds[f"{name}_size"] = np.tile(size, (rows, 1))
             feeds[f"{name}_age"] = np.tile(age.astype(np.int64), (rows, 1))

@@ -69,7 +69,7 @@ def main() -> None:
 
 def scores_of(bench: Workbench, model: str) -> F64:
     """Return a model's probability of the first task for every exposure, NaN outside the test rows, (B,)."""
-    data = bench.encoded(Progress(stage=model))
+    data = bench.encoded_for(bench.config.models[model], Progress(stage=model))
     visits = data.visits_of("test")
     p = probabilities(predict(load_model(bench, model, Progress(stage=model)), data, visits), bench.tasks)
     out = np.full(len(data.item), np.nan)

@@ -51,6 +51,7 @@ class FitConfig(_Frozen):
         lt=1,
         description="share of users, items, and values of other features shown as unknown in training",
     )
+    optimizer: PluginConfig = PluginConfig(name="adam")
     seed: int = 1
 
 
@@ -59,6 +60,12 @@ class ModelConfig(_Frozen):
 
     backbone: PluginConfig
     interests: tuple[PluginConfig, ...] = ()
+    leave_out: tuple[str, ...] = Field(
+        default=(), description="features that the model does not read; `match` is all match statistics"
+    )
+    domains: tuple[Name, ...] = Field(
+        default=(), description="train and serve only these domains; none named is all"
+    )
     losses: dict[str, PluginConfig] = Field(
         default_factory=dict, description="per task; `default` for the others; BCE where there is none"
     )
@@ -87,6 +94,15 @@ class VocabularyConfig(_Frozen):
     buckets_count: int = Field(default=32, ge=2, description="quantile buckets of a numeric feature")
 
 
+class MatchConfig(_Frozen):
+    """Which match statistics there are; see `service/contract/match.py`."""
+
+    levels: tuple[str, ...] | None = Field(
+        default=None,
+        description="`any`, `item_id` and categorical item features; null is `any` and all of them, [] is none",
+    )
+
+
 class HistoryConfig(_Frozen):
     """How life cycles are clustered, and how much of them a model sees."""
 
@@ -99,8 +115,10 @@ class HistoryConfig(_Frozen):
 
     @model_validator(mode="after")
     def _tail_covers_recents(self) -> Self:
-        if self.snapshots.tail_count < self.limits.recents_max:
-            raise ValueError("history.snapshots.tail_count must be at least history.limits.recents_max")
+        if self.snapshots.tail_count < max(self.limits.recents_max, self.limits.behaviors_max):
+            raise ValueError(
+                "history.snapshots.tail_count must be at least history.limits.recents_max and behaviors_max"
+            )
         return self
 
 
@@ -121,6 +139,7 @@ class PipelineConfig(_Frozen):
     vocabulary: VocabularyConfig = VocabularyConfig()
     embed: ModelConfig
     history: HistoryConfig = HistoryConfig()
+    match: MatchConfig = MatchConfig()
     models: Annotated[dict[Name, ModelConfig], Field(min_length=1)]
     verify_rows: int = Field(
         default=10_000, ge=1, description="least rows compared between torch and ONNX Runtime"
@@ -170,6 +189,7 @@ def check_plugins(config: PipelineConfig) -> None:
             (f"{place}.interests.{i}", "training.interest", one) for i, one in enumerate(model.interests)
         ]
         chosen += [(f"{place}.losses.{task}", "training.losses", one) for task, one in model.losses.items()]
+        chosen.append((f"{place}.fit.optimizer", "training.optim", model.fit.optimizer))
     wrong = [line for key, package, plugin in chosen for line in _wrong(key, package, plugin)]
     if wrong:
         raise ConfigError("the configuration asks for what there is not:\n" + "\n".join(wrong))

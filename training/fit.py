@@ -24,6 +24,7 @@ from training.losses.jrc import mixed_context_share
 from training.metrics.natural import log_loss, natural_weights
 from training.model import CtrModel, parameters_by_kind
 from training.modules.split import fold_logit_columns
+from training.optim import AUXILIARY, build_optimizer
 from training.progress import Progress
 
 EVALUATION_BATCH_ROWS = 8192
@@ -62,7 +63,10 @@ class TaskLosses:
         self._index = {task.name: i for i, task in enumerate(tasks)}
 
     def __call__(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return each task's loss, its mean over its rows times its share of the batch's rows."""
+        """Return each task's loss, its mean over its rows times its share of the batch's rows.
+
+        A task of which no label is known in the batch is absent.
+        """
         out: dict[str, Tensor] = {}
         for task in self.tasks:
             i = self._index[task.name]
@@ -72,6 +76,8 @@ class TaskLosses:
                 known &= batch.labels[:, self._index[task.given]] == 1
                 offset = torch.zeros_like(offset)  # nothing was left out among rows where `given` happened
             rows = torch.nonzero(known)[:, 0]
+            if len(rows) == 0:
+                continue
             loss = self.losses[task.name](
                 logits[rows, i], batch.labels[rows, i], batch.request[rows], offset[rows]
             )
@@ -90,27 +96,26 @@ def fit(
     boundaries_ms: I64,
     progress: Progress,
 ) -> FitReport:
-    """Fit a model with Adam and leave it with the parameters of the epoch best on validation.
+    """Fit a model and leave it with the parameters of the epoch best on validation.
 
     Best is the least natural log-loss of the first task; where there are no validation visits, the last epoch.
     """
     rng = np.random.default_rng(config.seed)
     kinds = parameters_by_kind(model)
-    optimizer = torch.optim.Adam(
-        [
-            {"params": kinds["embeddings"], "lr": config.embedding_learning_rate},
-            {"params": kinds["dense"], "lr": config.dense_learning_rate},
-        ],
-        fused=True,
+    optimizer = build_optimizer(
+        config.optimizer.name,
+        config.optimizer.options,
+        embeddings=kinds["embeddings"],
+        dense=kinds["dense"],
+        embedding_learning_rate=config.embedding_learning_rate,
+        dense_learning_rate=config.dense_learning_rate,
     )
     rows_count = len(data.rows_of(train_visits))
     steps_count = max(1, math.ceil(rows_count / config.batch_rows) * config.epochs)
-    schedule = torch.optim.lr_scheduler.LinearLR(
-        optimizer, start_factor=1.0, end_factor=config.last_learning_rate_ratio, total_iters=steps_count
-    )
     builder = batch_builder(data, cold_start_ratio=config.cold_start_ratio)
     report = FitReport()
     best: dict[str, Tensor] = {}
+    step = 0
     with progress.task("fit", total=rows_count * config.epochs) as advance:
         for epoch in range(config.epochs):
             started = time.perf_counter()
@@ -120,12 +125,13 @@ def fit(
             for visits in cuts:
                 batch = builder.build(visits, rng)
                 by_task = losses(model(batch), batch)
-                optimizer.zero_grad(set_to_none=True)
-                torch.stack(list(by_task.values())).sum().backward()
-                optimizer.step()
-                schedule.step()
                 for name, value in by_task.items():
                     sums[name] += value.item()
+                own = model.auxiliary_loss(batch)
+                if own is not None:
+                    by_task[AUXILIARY] = own
+                optimizer.step(by_task, rate_ratio=_rate_ratio(config, step, steps_count))
+                step += 1
                 mixed += mixed_context_share(batch.labels[:, 0], batch.request)
                 batches += 1
                 advance(len(batch.item))
@@ -154,6 +160,11 @@ def fit(
     _fill_unseen_buckets(model, data, train_visits)
     model.eval()
     return report
+
+
+def _rate_ratio(config: FitConfig, step: int, steps_count: int) -> float:
+    """Return by how much learning rates have fallen: linearly, to their last ratio at the last step."""
+    return 1.0 + (config.last_learning_rate_ratio - 1.0) * min(1.0, step / steps_count)
 
 
 def _fill_unseen_buckets(model: CtrModel, data: EncodedData, visits: I64) -> None:

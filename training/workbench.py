@@ -13,14 +13,14 @@ import numpy as np
 
 from service.contract.artefact import catalogue_folder
 from service.contract.catalogue import Catalogue, read_catalogue
-from service.contract.features import FeatureSpec
+from service.contract.features import FeatureSpec, Side
 from service.contract.history import I64, U32, Snapshot
 from service.contract.manifest import TaskSpec
-from training.config import PipelineConfig
+from training.config import ModelConfig, PipelineConfig
 from training.data.dataset import Dataset
 from training.data.encoded import EncodedData, encode_dataset
 from training.data.vocabulary import build_features
-from training.errors import StageError
+from training.errors import ConfigError, StageError
 from training.history.storage import SnapshotTable
 from training.progress import Progress
 
@@ -62,7 +62,39 @@ class Workbench:
     @cached_property
     def features(self) -> tuple[FeatureSpec, ...]:
         """The features and their encoders."""
-        return build_features(self.dataset, self.config.vocabulary)
+        return build_features(self.dataset, self.config.vocabulary, self.config.match)
+
+    def features_of(self, model: ModelConfig) -> tuple[FeatureSpec, ...]:
+        """The features that a model reads.
+
+        Raises:
+            ConfigError: the model leaves out a feature that there is not, or all of an item's.
+        """
+        known = {feature.name for feature in self.features} | {Side.MATCH.value}
+        if unknown := sorted(set(model.leave_out) - known):
+            raise ConfigError(
+                f"leave_out: the dataset has no feature {unknown[0]!r}; it has {', '.join(sorted(known))}"
+            )
+        dropped = set(model.leave_out)
+        if Side.MATCH.value in dropped:
+            dropped |= {feature.name for feature in self.features if feature.side is Side.MATCH}
+        kept = tuple(feature for feature in self.features if feature.name not in dropped)
+        if not any(feature.side is Side.ITEM for feature in kept):
+            raise ConfigError("leave_out: a model must read at least one feature of the item")
+        return kept
+
+    def domains_of(self, model: ModelConfig) -> tuple[str, ...]:
+        """The domains that a model is trained on and serves, in the dataset's order.
+
+        Raises:
+            ConfigError: the dataset has no domain of that name.
+        """
+        if unknown := sorted(set(model.domains) - set(self.dataset.spec.domains)):
+            raise ConfigError(
+                f"domains: the dataset has no domain {unknown[0]!r}; it has "
+                f"{', '.join(self.dataset.spec.domains)}"
+            )
+        return tuple(d for d in self.dataset.spec.domains if not model.domains or d in model.domains)
 
     @cached_property
     def tasks(self) -> tuple[TaskSpec, ...]:
@@ -109,6 +141,11 @@ class Workbench:
         if self._encoded is None:
             self._encoded = self.encode(self.snapshots.newest_before, progress)
         return self._encoded
+
+    def encoded_for(self, model: ModelConfig, progress: Progress) -> EncodedData:
+        """Return the dataset as ids as a model sees it: its features, its domains."""
+        data = self.encoded(progress).restricted_to(self.features_of(model))
+        return data.of_domains(self.domains_of(model))
 
     _encoded: EncodedData | None = None
 

@@ -31,6 +31,7 @@ ITEM_CATALOGUE_IDS_FILE = "items/catalogue_ids.npy"
 ITEM_SHARED_FILE = "items/shared.npy"
 ITEM_BY_DOMAIN_FILE = "items/by_domain.npy"
 ITEM_EMBEDDING_FILE = "items/embedding.npy"
+ITEM_MATCH_KEYS_FILE = "items/match_keys.npy"
 
 
 class SnapshotRef(BaseModel):

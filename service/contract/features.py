@@ -39,6 +39,7 @@ class Side(StrEnum):
     USER = "user"  # the store's feature blob; user_id itself too
     CONTEXT = "context"  # the request, the same for all its candidates
     CANDIDATE = "candidate"  # the candidate in this request (where it is placed, say)
+    MATCH = "match"  # no dataset has any: computed from the candidate and the life cycle, see match.py
     ITEM = "item"  # the catalogue; part of the item tables, never sent
 
 

@@ -86,14 +86,16 @@ def golden_feeds(
         at_ms=request.at_ms,
         limits=manifest.history,
     )
+    candidates = np.array(catalogue.ids_of(c.item_id for c in request.candidates), np.uint32)
+    candidate_ids = encoder.candidate_ids([c.context for c in request.candidates])
     return assemble(
         tables,
         domain=manifest.domains.index(request.domain),
         user_ids=encoder.user_ids(
             request.user_id, request.user_features, request.context, at_ms=request.at_ms
         ),
-        candidates=np.array(catalogue.ids_of(c.item_id for c in request.candidates), np.uint32),
-        candidate_ids=encoder.candidate_ids([c.context for c in request.candidates]),
+        candidates=candidates,
+        candidate_ids=encoder.with_match_ids(tables, candidate_ids, candidates=candidates, history=history),
         history=history,
     )
 

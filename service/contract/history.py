@@ -4,11 +4,14 @@ Training and serving both call `build_history`; nothing else decides which behav
 Knows nothing of stores, of artefacts' rows or of models: ids in here are catalogue ids.
 
 A user's life cycle has two parts. The *snapshot* is made offline at a moment: clusters (TWIN-V2 virtual
-items) of all behaviors strictly before that moment, and the last few of those behaviors as they are, its
-*tail*. The *recent* behaviors are the live ones, at or after that moment. A request at `at_ms` sees
+items) of all behaviors strictly before that moment, an exact table of how often and when last each item
+occurs in them, and the last few of those behaviors as they are, its *tail*. The *recent* behaviors are the
+live ones, at or after that moment. A request at `at_ms` sees
 
     clusters  = the snapshot's clusters, then every recent behavior before at_ms as a singleton (size 1)
     recents   = the last `recents_max` behaviors of tail and recent together, before at_ms
+    behaviors = the same, the last `behaviors_max`: what models read that know no clusters
+    counted   = the snapshot's table, then every recent behavior before at_ms with count 1
 
 A snapshot that is not strictly before the request is not used at all: its clusters know the future.
 """
@@ -16,7 +19,7 @@ A snapshot that is not strictly before the request is not used at all: its clust
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -35,6 +38,8 @@ F32 = npt.NDArray[np.float32]
 UNKNOWN_ITEM: Final = 0
 """Catalogue id of an item that the catalogue lacks."""
 
+AGE_S_MAX: Final = 2**32 - 1
+
 STRENGTH_SCALE: Final = 1024
 STRENGTH_MAX: Final = 65535 / STRENGTH_SCALE
 """Strength is stored as uint16 / 1024: steps of 0.001, up to 63.999."""
@@ -50,8 +55,11 @@ _STRENGTH_EDGES: Final = np.arange(1, STRENGTH_BUCKETS, dtype=np.int64) * STRENG
 BEHAVIOR_DTYPE: Final = np.dtype([("at_ms", "<i8"), ("event", "<u8"), ("item", "<u4"), ("strength", "<u2")])
 """One behavior in the store, 22 bytes packed: time, 64-bit hash of its event id, catalogue id, strength."""
 
-SNAPSHOT_CODEC_VERSION: Final = 1
-_SNAPSHOT_HEADER: Final = struct.Struct("<B3xIIq")  # version, clusters, tail length, snapshot_at_ms
+SNAPSHOT_CODEC_VERSION: Final = 2
+_SNAPSHOT_HEADER: Final = struct.Struct(
+    "<B3xIIqI4x"
+)  # version, clusters, tail, snapshot_at_ms, counted items
+_SNAPSHOT_HEADER_V1: Final = struct.Struct("<B3xIIq")  # without counted items
 
 
 class HistoryLimits(BaseModel):
@@ -63,6 +71,9 @@ class HistoryLimits(BaseModel):
         default=512, ge=0, description="newest behaviors since the snapshot, each a cluster of one"
     )
     recents_max: int = Field(default=50, ge=0, description="newest behaviors given to the short-term module")
+    behaviors_max: int = Field(
+        default=0, ge=0, description="newest behaviors given to modules that read a raw life cycle"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +94,36 @@ class Behaviors:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemCounts:
+    """How often items occur in a life cycle, and the age of the newest occurrence. An item may stand twice.
+
+    Axes:
+        item: (K,) catalogue ids; count: (K,) at least 1; age_s: (K,) in whole seconds.
+    """
+
+    item: U32
+    count: U32
+    age_s: I64
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    @staticmethod
+    def empty() -> ItemCounts:
+        """Return no counts."""
+        return ItemCounts(np.zeros(0, np.uint32), np.zeros(0, np.uint32), np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A user's life cycle strictly before `at_ms`: clusters (C,) and a tail of the newest behaviors (S,).
+    """A user's life cycle strictly before `at_ms`: clusters (C,), a tail of the newest behaviors (S,), and counts.
 
     Axes:
         item: (C,) catalogue id of each cluster's medoid.
         size: (C,) number of behaviors in the cluster, at least 1.
         mean_age_s: (C,) mean age of its behaviors at `at_ms`, in whole seconds.
         strength: (C,) mean strength, fixed point.
+        counts: (K,) each item once, ages at `at_ms`; where there are more than the table's bound, those met last.
     """
 
     at_ms: int
@@ -99,6 +132,7 @@ class Snapshot:
     mean_age_s: U32
     strength: U16
     tail: Behaviors
+    counts: ItemCounts = field(default_factory=ItemCounts.empty)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +142,8 @@ class History:
     Axes:
         item, size, age, strength: (C,) catalogue ids, sizes, age and strength bucket ids.
         recent_item, recent_age, recent_strength: (S,) the newest behaviors, from old to new.
+        behavior_item, behavior_age, behavior_strength: (L,) likewise, as many as `behaviors_max` allows.
+        counted: (K,) what match statistics are computed from.
     """
 
     item: U32
@@ -117,6 +153,10 @@ class History:
     recent_item: U32
     recent_age: U8
     recent_strength: U8
+    behavior_item: U32 = field(default_factory=lambda: np.zeros(0, np.uint32))
+    behavior_age: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
+    behavior_strength: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
+    counted: ItemCounts = field(default_factory=ItemCounts.empty)
 
 
 def quantize_strength(strength: npt.ArrayLike) -> U16:
@@ -144,7 +184,8 @@ def build_history(
     after the request: both are left out. Behaviors of equal time keep their order in `recent`.
 
     Shapes:
-        returns: clusters (C + singletons,), recents (at most limits.recents_max,).
+        returns: clusters (C + singletons,), recents (at most limits.recents_max,), behaviors (at most
+            limits.behaviors_max,), counted (K + live behaviors,).
     """
     if snapshot is not None and snapshot.at_ms >= at_ms:
         snapshot = None
@@ -159,6 +200,7 @@ def build_history(
     item, at, strength = live_item[first:], live_at[first:], live_strength[first:]
     size = np.ones(len(item), np.float32)
     age_s = (at_ms - at) // 1000
+    counted = ItemCounts(live_item, np.ones(len(live_item), np.uint32), (at_ms - live_at) // 1000)
     if snapshot is not None:
         item = np.concatenate([snapshot.item, item])
         size = np.concatenate([snapshot.size.astype(np.float32), size])
@@ -169,7 +211,13 @@ def build_history(
         live_at = np.concatenate([snapshot.tail.at_ms, live_at])
         live_item = np.concatenate([snapshot.tail.item, live_item])
         live_strength = np.concatenate([snapshot.tail.strength, live_strength])
+        counted = ItemCounts(
+            np.concatenate([snapshot.counts.item, counted.item]),
+            np.concatenate([snapshot.counts.count, counted.count]),
+            np.concatenate([snapshot.counts.age_s + (at_ms - snapshot.at_ms) // 1000, counted.age_s]),
+        )
     last = max(0, len(live_at) - limits.recents_max)
+    longest = max(0, len(live_at) - limits.behaviors_max)
     return History(
         item=item,
         size=size,
@@ -178,20 +226,30 @@ def build_history(
         recent_item=live_item[last:],
         recent_age=age_buckets((at_ms - live_at[last:]) // 1000),
         recent_strength=strength_buckets(live_strength[last:]),
+        behavior_item=live_item[longest:],
+        behavior_age=age_buckets((at_ms - live_at[longest:]) // 1000),
+        behavior_strength=strength_buckets(live_strength[longest:]),
+        counted=counted,
     )
 
 
 def encode_snapshot(snapshot: Snapshot) -> bytes:
     """Return the store's bytes of a snapshot: a header, then each array whole, little-endian."""
-    tail = snapshot.tail
+    tail, counts = snapshot.tail, snapshot.counts
+    header = _SNAPSHOT_HEADER.pack(
+        SNAPSHOT_CODEC_VERSION, len(snapshot.item), len(tail), snapshot.at_ms, len(counts)
+    )
     return b"".join(
         (
-            _SNAPSHOT_HEADER.pack(SNAPSHOT_CODEC_VERSION, len(snapshot.item), len(tail), snapshot.at_ms),
+            header,
             tail.at_ms.astype("<i8").tobytes(),
             snapshot.item.astype("<u4").tobytes(),
             snapshot.size.astype("<u4").tobytes(),
             snapshot.mean_age_s.astype("<u4").tobytes(),
             tail.item.astype("<u4").tobytes(),
+            counts.item.astype("<u4").tobytes(),
+            counts.count.astype("<u4").tobytes(),
+            np.clip(counts.age_s, 0, AGE_S_MAX).astype("<u4").tobytes(),
             snapshot.strength.astype("<u2").tobytes(),
             tail.strength.astype("<u2").tobytes(),
         )
@@ -199,20 +257,22 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
 
 
 def decode_snapshot(blob: bytes) -> Snapshot:
-    """Return the snapshot in the store's bytes, as views of them.
+    """Return the snapshot in the store's bytes, as views of them. One of version 1 has no counts.
 
     Raises:
         BlobError: the version is unknown or the length does not fit the header.
     """
-    if len(blob) < _SNAPSHOT_HEADER.size:
-        raise BlobError(f"history blob of {len(blob)} bytes, expected at least {_SNAPSHOT_HEADER.size}")
-    version, clusters, tail, at_ms = _SNAPSHOT_HEADER.unpack_from(blob)
-    if version != SNAPSHOT_CODEC_VERSION:
+    header = _SNAPSHOT_HEADER_V1 if blob[:1] == b"\x01" else _SNAPSHOT_HEADER
+    if len(blob) < header.size:
+        raise BlobError(f"history blob of {len(blob)} bytes, expected at least {header.size}")
+    version, clusters, tail, at_ms, *counted = header.unpack_from(blob)
+    if version > SNAPSHOT_CODEC_VERSION or version == 0:
         raise BlobError(f"history blob of version {version}, this service reads {SNAPSHOT_CODEC_VERSION}")
-    expected = _SNAPSHOT_HEADER.size + clusters * 14 + tail * 14
+    counts = counted[0] if counted else 0
+    expected = header.size + clusters * 14 + tail * 14 + counts * 12
     if len(blob) != expected:
         raise BlobError(f"history blob of {len(blob)} bytes, its header asks for {expected}")
-    offset = _SNAPSHOT_HEADER.size
+    offset = header.size
 
     def take(dtype: str, count: int) -> npt.NDArray[np.generic]:
         nonlocal offset
@@ -223,8 +283,17 @@ def decode_snapshot(blob: bytes) -> Snapshot:
     tail_at = take("<i8", tail)
     item, size, age = take("<u4", clusters), take("<u4", clusters), take("<u4", clusters)
     tail_item = take("<u4", tail)
+    counted_item, count, counted_age = take("<u4", counts), take("<u4", counts), take("<u4", counts)
     strength, tail_strength = take("<u2", clusters), take("<u2", tail)
-    return Snapshot(at_ms, item, size, age, strength, Behaviors(tail_at, tail_item, tail_strength))  # type: ignore[arg-type]
+    return Snapshot(
+        at_ms,
+        item,  # type: ignore[arg-type]
+        size,  # type: ignore[arg-type]
+        age,  # type: ignore[arg-type]
+        strength,  # type: ignore[arg-type]
+        Behaviors(tail_at, tail_item, tail_strength),  # type: ignore[arg-type]
+        ItemCounts(counted_item, count, counted_age.astype(np.int64)),  # type: ignore[arg-type]
+    )
 
 
 def encode_behaviors(behaviors: Behaviors, events: U64) -> bytes:

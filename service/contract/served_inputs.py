@@ -19,10 +19,11 @@ from service.contract.errors import ArtefactError
 from service.contract.features import UNKNOWN_ID, FeatureEncoder, RawValue, Side, encode_row, time_values
 from service.contract.history import F32, I64, U32, History
 from service.contract.manifest import Manifest
+from service.contract.match import I32, MatchEncoder
 
 DOMAIN: Final = "domain"  # (1,) index into the manifest's domains
 USER_IDS: Final = "user_ids"  # (1, FU) ids of user features, then of context features
-CANDIDATE_IDS: Final = "candidate_ids"  # (N, FP)
+CANDIDATE_IDS: Final = "candidate_ids"  # (N, FP) ids of candidate features, then of match features
 ITEM_SHARED: Final = "item_shared"  # (N, Ws) what is precomputed per item for all domains
 ITEM_BY_DOMAIN: Final = "item_by_domain"  # (N, Wd) what is precomputed per item for this domain
 CLUSTER_ITEM: Final = "cluster_item"  # (C, D) item embedding of each cluster's medoid
@@ -33,6 +34,17 @@ RECENT_ITEM: Final = "recent_item"  # (S, D)
 RECENT_SIZE: Final = "recent_size"  # (S,) 1, or 0 for padding
 RECENT_AGE: Final = "recent_age"  # (S,)
 RECENT_STRENGTH: Final = "recent_strength"  # (S,)
+BEHAVIOR_ITEM: Final = "behavior_item"  # (L, D) the raw life cycle, for models that read it
+BEHAVIOR_SIZE: Final = "behavior_size"  # (L,) 1, or 0 for padding
+BEHAVIOR_AGE: Final = "behavior_age"  # (L,)
+BEHAVIOR_STRENGTH: Final = "behavior_strength"  # (L,)
+
+PARTS: Final = {
+    "clusters": (CLUSTER_ITEM, CLUSTER_SIZE, CLUSTER_AGE, CLUSTER_STRENGTH),
+    "recents": (RECENT_ITEM, RECENT_SIZE, RECENT_AGE, RECENT_STRENGTH),
+    "behaviors": (BEHAVIOR_ITEM, BEHAVIOR_SIZE, BEHAVIOR_AGE, BEHAVIOR_STRENGTH),
+}
+"""The tensors of each part of a history: items, sizes, ages, strengths."""
 
 LOGIT: Final = "logit"  # (N, T) natural-rate logits
 PROBABILITY: Final = "probability"  # (N, T)
@@ -46,13 +58,14 @@ class ItemTables:
 
     Axes:
         rows: (ids + 1,) the row of each catalogue id, 0 where the artefact lacks it.
-        shared: (I, Ws); by_domain: (M, I, Wd); embedding: (I, D). Widths may be 0.
+        shared: (I, Ws); by_domain: (M, I, Wd); embedding: (I, D); match_keys: (I, K). Widths may be 0.
     """
 
     rows: I64
     shared: F32
     by_domain: F32
     embedding: F32
+    match_keys: I32
 
     def rows_of(self, catalogue_ids: U32) -> I64:
         """Return the row of each catalogue id. An id newer than the artefact has the cold-start row."""
@@ -69,21 +82,22 @@ def read_item_tables(folder: Path) -> ItemTables:
     """
     try:
         ids = np.load(folder / artefact.ITEM_CATALOGUE_IDS_FILE, allow_pickle=False)
-        shared, by_domain, embedding = (
+        shared, by_domain, embedding, match_keys = (
             np.asarray(np.load(folder / name, mmap_mode="r", allow_pickle=False))
             for name in (
                 artefact.ITEM_SHARED_FILE,
                 artefact.ITEM_BY_DOMAIN_FILE,
                 artefact.ITEM_EMBEDDING_FILE,
+                artefact.ITEM_MATCH_KEYS_FILE,
             )
         )
     except (OSError, ValueError, EOFError) as error:
         raise ArtefactError(f"{folder}: an item table cannot be read; export the artefact again") from error
-    if not len(ids) == len(shared) == by_domain.shape[1] == len(embedding):
+    if not len(ids) == len(shared) == by_domain.shape[1] == len(embedding) == len(match_keys):
         raise ArtefactError(
             f"{folder}: the item tables have different numbers of rows; export the artefact again"
         )
-    return ItemTables(rows_by_catalogue_id(ids), shared, by_domain, embedding)
+    return ItemTables(rows_by_catalogue_id(ids), shared, by_domain, embedding, match_keys)
 
 
 def rows_by_catalogue_id(catalogue_ids: U32) -> I64:
@@ -100,6 +114,7 @@ class RequestEncoder:
     def __init__(self, manifest: Manifest) -> None:
         self._user = [FeatureEncoder(spec) for spec in manifest.features_of(Side.USER, Side.CONTEXT)]
         self._candidate = [FeatureEncoder(spec) for spec in manifest.features_of(Side.CANDIDATE)]
+        self._match = MatchEncoder(manifest.features_of(Side.MATCH))
 
     def user_ids(
         self, user_id: str, features: Mapping[str, RawValue], context: Mapping[str, RawValue], *, at_ms: int
@@ -118,6 +133,24 @@ class RequestEncoder:
         rows = [encode_row(self._candidate, context) for context in contexts]
         return np.array(rows, np.int64).reshape(len(rows), len(self._candidate))
 
+    def with_match_ids(
+        self, tables: ItemTables, candidate_ids: I64, *, candidates: U32, history: History
+    ) -> I64:
+        """Append the ids of match features to those of candidate features, (N, FP) -> (N, FP + FM).
+
+        Shapes:
+            candidates: (N,) catalogue ids.
+        """
+        if not self._match.levels:
+            return candidate_ids
+        ids = self._match.ids(
+            tables.match_keys,
+            history.counted,
+            counted_rows=tables.rows_of(history.counted.item),
+            candidate_rows=tables.rows_of(candidates),
+        )
+        return np.concatenate([candidate_ids, ids], axis=1)
+
 
 def assemble(
     tables: ItemTables,
@@ -132,29 +165,34 @@ def assemble(
 
     Shapes:
         user_ids: (FU,) user features, then context features.
-        candidates: (N,) catalogue ids; candidate_ids: (N, FP).
+        candidates: (N,) catalogue ids; candidate_ids: (N, FP), with match features where the model has any.
     """
     rows = tables.rows_of(candidates)
+    recents_count, behaviors_count = len(history.recent_item), len(history.behavior_item)
     return {
         DOMAIN: np.array([domain], np.int64),
         USER_IDS: np.array([user_ids], np.int64).reshape(1, len(user_ids)),
         CANDIDATE_IDS: candidate_ids,
         ITEM_SHARED: tables.shared[rows],
         ITEM_BY_DOMAIN: tables.by_domain[domain][rows],
-        **_history_part(tables, history.item, history.size, history.age, history.strength, _CLUSTER_NAMES),
+        **_history_part(tables, history.item, history.size, history.age, history.strength, PARTS["clusters"]),
         **_history_part(
             tables,
             history.recent_item,
-            np.ones(len(history.recent_item), np.float32),
+            np.ones(recents_count, np.float32),
             history.recent_age,
             history.recent_strength,
-            _RECENT_NAMES,
+            PARTS["recents"],
+        ),
+        **_history_part(
+            tables,
+            history.behavior_item,
+            np.ones(behaviors_count, np.float32),
+            history.behavior_age,
+            history.behavior_strength,
+            PARTS["behaviors"],
         ),
     }
-
-
-_CLUSTER_NAMES: Final = (CLUSTER_ITEM, CLUSTER_SIZE, CLUSTER_AGE, CLUSTER_STRENGTH)
-_RECENT_NAMES: Final = (RECENT_ITEM, RECENT_SIZE, RECENT_AGE, RECENT_STRENGTH)
 
 
 def _history_part(

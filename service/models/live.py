@@ -143,12 +143,18 @@ def _warm_up(model: LiveModel) -> None:
     user_ids = model.encoder.user_ids("", {}, {}, at_ms=0)
     for domain in model.domains.values():
         for count in WARM_UP_CANDIDATES_COUNTS:
+            candidates = np.zeros(count, np.uint32)
             feeds = assemble(
                 model.tables,
                 domain=domain,
                 user_ids=user_ids,
-                candidates=np.zeros(count, np.uint32),
-                candidate_ids=model.encoder.candidate_ids([{}] * count),
+                candidates=candidates,
+                candidate_ids=model.encoder.with_match_ids(
+                    model.tables,
+                    model.encoder.candidate_ids([{}] * count),
+                    candidates=candidates,
+                    history=history,
+                ),
                 history=history,
             )
             model.scorer.run(feeds)

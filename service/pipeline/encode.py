@@ -33,7 +33,12 @@ def encode(request: ScoreRequest, route: Route, user: User, *, at_ms: int) -> En
         domain=model.domains[route.domain],
         user_ids=model.encoder.user_ids(request.user_id, user.features, request.context, at_ms=at_ms),
         candidates=candidates,
-        candidate_ids=model.encoder.candidate_ids(request.candidate_contexts),
+        candidate_ids=model.encoder.with_match_ids(
+            model.tables,
+            model.encoder.candidate_ids(request.candidate_contexts),
+            candidates=candidates,
+            history=user.history,
+        ),
         history=user.history,
     )
     return Encoded(feeds, list(dict.fromkeys(request.item_ids[i] for i in unknown)))

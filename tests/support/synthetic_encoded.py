@@ -16,7 +16,7 @@ from tests.support.synthetic_dataset import (
     START_MS,
     tiny_dataset,
 )
-from training.config import VocabularyConfig
+from training.config import MatchConfig, VocabularyConfig
 from training.data.dataset import Dataset
 from training.data.encoded import EncodedData, behaviors_by_user, encode_dataset
 from training.data.vocabulary import build_features
@@ -39,7 +39,7 @@ def tiny_snapshots(dataset: Dataset, *, max_cluster_size: int = 4) -> SnapshotTa
 def tiny_encoded(folder: Path, *, limits: HistoryLimits | None = None) -> tuple[Dataset, EncodedData]:
     """Write the synthetic dataset under a folder; returns it and its ids."""
     dataset = tiny_dataset(folder)
-    features = build_features(dataset, VocabularyConfig(min_count=1, buckets_count=4))
+    features = build_features(dataset, VocabularyConfig(min_count=1, buckets_count=4), MatchConfig())
     snapshots = tiny_snapshots(dataset)
     return dataset, encode_dataset(
         dataset, features, limits=limits or HistoryLimits(), find_snapshot=snapshots.newest_before

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from service.contract.features import Side
 from service.contract.history import I64
+from service.contract.match import ANY, level_of, unmatched_ids
 from training.data.batch import Batch, PartIds
 from training.data.encoded import EncodedData, RaggedPart, ranges
 from training.modules.split import RowLayout
@@ -23,6 +25,11 @@ class BatchBuilder:
     def __init__(self, data: EncodedData, *, user_features_count: int, cold_start_ratio: float = 0.0) -> None:
         """The first `user_features_count` columns of `user_ids` are the user's own; those go unknown together."""
         self._data = data
+        candidate = [f for f in data.features if f.side is Side.CANDIDATE]
+        self._candidate_features_count = len(candidate)
+        match = [f for f in data.features if f.side is Side.MATCH]
+        own = [i for i, feature in enumerate(match) if level_of(feature) != ANY]
+        self._unmatched = dict(zip(own, unmatched_ids(match)[own].tolist(), strict=True))
         self._user_features_count = user_features_count
         self._cold_start_ratio = cold_start_ratio
 
@@ -39,12 +46,15 @@ class BatchBuilder:
         request = data.row_request[rows] + shift[visit_of_row]
         item, user_ids, candidate_ids = data.item[rows], data.user_ids[requests], data.candidate_ids[rows]
         if rng is not None and self._cold_start_ratio:
-            item = np.where(rng.random(len(item)) < self._cold_start_ratio, 0, item)
+            cold_row = rng.random(len(item)) < self._cold_start_ratio
+            item = np.where(cold_row, 0, item)
+            for column, unmatched in self._unmatched.items():
+                candidate_ids[cold_row, self._candidate_features_count + column] = unmatched
             cold = rng.random(len(visits)) < self._cold_start_ratio
             cold_request = np.repeat(cold, requests_count)
             user_ids[np.ix_(cold_request, np.arange(self._user_features_count))] = 0
             self._forget(user_ids[:, self._user_features_count :], rng)
-            self._forget(candidate_ids, rng)
+            self._forget(candidate_ids[:, : self._candidate_features_count], rng)
         return Batch(
             item=torch.from_numpy(item),
             candidate_ids=torch.from_numpy(candidate_ids),
@@ -63,13 +73,19 @@ class BatchBuilder:
         """Show some values as unknown, in place, so that a request that lacks them is nothing new to a model."""
         ids[rng.random(ids.shape) < self._cold_start_ratio] = 0
 
-    def one_request(self, request: int, rows: I64) -> Batch:
-        """Return the batch of one request with any rows as its candidates."""
+    def one_request(self, request: int, rows: I64, *, items: I64 | None = None) -> Batch:
+        """Return the batch of one request with any rows as its candidates; match features are this request's.
+
+        With `items` (len(rows),), these item rows stand in place of the rows' own.
+        """
         data = self._data
         zeros = torch.zeros(len(rows), dtype=torch.int64)
+        item = data.item[rows] if items is None else items
+        own = data.candidate_ids[rows, : self._candidate_features_count]
+        match_ids = data.match_ids_of(int(data.request_visit[request]), item)
         return Batch(
-            item=torch.from_numpy(data.item[rows]),
-            candidate_ids=torch.from_numpy(data.candidate_ids[rows]),
+            item=torch.from_numpy(item),
+            candidate_ids=torch.from_numpy(np.concatenate([own, match_ids], axis=1)),
             request=zeros,
             user_ids=torch.from_numpy(data.user_ids[[request]]),
             domain=torch.from_numpy(data.domain[[request]]),

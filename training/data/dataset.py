@@ -71,7 +71,7 @@ class DatasetFeature(_Frozen):
     """One feature and the table that holds it: users, items, or the exposures (context and candidate)."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
-    side: Side
+    side: Literal[Side.USER, Side.CONTEXT, Side.CANDIDATE, Side.ITEM]
     kind: Literal["categorical", "numeric"] = "categorical"
 
 

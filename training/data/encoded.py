@@ -7,7 +7,7 @@ are contiguous. Histories are laid out by the contract's `build_history`, the on
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from service.contract.history import (
     build_history,
     quantize_strength,
 )
+from service.contract.match import MatchEncoder, match_keys
 from training.data.dataset import SPLITS, Dataset
 
 F64 = npt.NDArray[np.float64]
@@ -44,22 +45,38 @@ class RaggedPart:
     age: U8
     strength: U8
 
+    def of(self, visits: I64) -> RaggedPart:
+        """Return the part of some visits."""
+        entries = ranges(self.starts[visits], self.starts[visits + 1])
+        lengths = self.starts[visits + 1] - self.starts[visits]
+        return RaggedPart(
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            self.item[entries],
+            self.size[entries],
+            self.age[entries],
+            self.strength[entries],
+        )
+
 
 @dataclass(frozen=True)
 class EncodedData:
     """A dataset as ids.
 
     Axes: rows B, requests R, visits V.
-        item: (B,) item rows; candidate_ids: (B, FP); labels: (B, T) NaN where unknown;
+        exposure: (B,) rows of the dataset's exposures; domain: (R,) indices into `domains`;
+        item: (B,) item rows; candidate_ids: (B, FP + FM) ids of candidate features, then of match features;
+        labels: (B, T) NaN where unknown;
         keep_probability: (B,); row_request: (B,);
-        user_ids: (R, FU); domain, request_visit: (R,);
+        user_ids: (R, FU); request_visit: (R,);
         visit_user: (V,) index into `users`; visit_at_ms, visit_split (index into SPLITS): (V,);
         row_starts, request_starts: (V + 1,) where each visit's rows and requests begin.
     """
 
     features: tuple[FeatureSpec, ...]
+    domains: tuple[str, ...]
     item_ids: I64  # (I, FI) feature ids of each item row; row 0 is the cold-start item
     users: tuple[str, ...]
+    exposure: I64
     item: I64
     candidate_ids: I64
     labels: F32
@@ -74,6 +91,63 @@ class EncodedData:
     row_starts: I64
     request_starts: I64
     parts: dict[str, RaggedPart]
+    match_ids_of: Callable[[int, I64], I64]
+    """(visit, item rows (N,)) -> ids of the match features of any items at that visit, (N, FM)."""
+
+    def restricted_to(self, features: tuple[FeatureSpec, ...]) -> EncodedData:
+        """Return the same data with some of its features only, for a model that does not read the others."""
+        if features == self.features:
+            return self
+        kept = {feature.name for feature in features}
+        user, candidate, match, item = (
+            np.flatnonzero([f.name in kept for side in sides for f in self.features if f.side is side])
+            for sides in (
+                (Side.USER, Side.CONTEXT),
+                (Side.CANDIDATE, Side.MATCH),
+                (Side.MATCH,),
+                (Side.ITEM,),
+            )
+        )
+        whole = self.match_ids_of
+        return replace(
+            self,
+            features=features,
+            user_ids=self.user_ids[:, user],
+            candidate_ids=self.candidate_ids[:, candidate],
+            item_ids=self.item_ids[:, item],
+            match_ids_of=lambda visit, rows: whole(visit, rows)[:, match],
+        )
+
+    def of_domains(self, domains: tuple[str, ...]) -> EncodedData:
+        """Return the requests of some domains only, in the order of those."""
+        if domains == self.domains:
+            return self
+        place = np.array([domains.index(d) if d in domains else -1 for d in self.domains])
+        kept = place[self.domain] >= 0
+        requests, rows = np.flatnonzero(kept), np.flatnonzero(kept[self.row_request])
+        visits, visit_of_request = np.unique(self.request_visit[requests], return_inverse=True)
+        request_of_row = (np.cumsum(kept) - 1)[self.row_request[rows]]
+        whole = self.match_ids_of
+        return replace(
+            self,
+            domains=domains,
+            exposure=self.exposure[rows],
+            item=self.item[rows],
+            candidate_ids=self.candidate_ids[rows],
+            labels=self.labels[rows],
+            keep_probability=self.keep_probability[rows],
+            row_request=request_of_row,
+            user_ids=self.user_ids[requests],
+            domain=place[self.domain[requests]],
+            request_visit=visit_of_request,
+            visit_user=self.visit_user[visits],
+            visit_at_ms=self.visit_at_ms[visits],
+            visit_split=self.visit_split[visits],
+            row_starts=_starts(visit_of_request[request_of_row]),
+            request_starts=_starts(visit_of_request),
+            parts={name: part.of(visits) for name, part in self.parts.items()},
+            match_ids_of=lambda visit, items: whole(int(visits[visit]), items),
+        )
 
     def visits_of(self, split: str, *, before_ms: int | None = None) -> I64:
         """Return the visits of a split, in order; with `before_ms` only those before a moment."""
@@ -117,17 +191,23 @@ def encode_dataset(
         _with_time(requests, [e.spec.name for e in of_side[Side.CONTEXT]]), of_side[Side.CONTEXT]
     )
     tasks = dataset.spec.task_names
+    item_ids = np.concatenate(
+        [
+            np.zeros((1, len(of_side[Side.ITEM])), np.int64),
+            _encode_columns(dataset.items, of_side[Side.ITEM]),
+        ]
+    )
+    item, row_starts = _item_rows(dataset, table["item_id"]), _starts(visit_of_row)
+    histories = _Histories(dataset, visits, limits, find_snapshot, _match_of(features, item_ids))
+    parts, match_ids = histories.lay_out(item, row_starts, progress)
     return EncodedData(
         features=features,
-        item_ids=np.concatenate(
-            [
-                np.zeros((1, len(of_side[Side.ITEM])), np.int64),
-                _encode_columns(dataset.items, of_side[Side.ITEM]),
-            ]
-        ),
+        domains=dataset.spec.domains,
+        item_ids=item_ids,
         users=users,
-        item=_item_rows(dataset, table["item_id"]),
-        candidate_ids=_encode_columns(table, of_side[Side.CANDIDATE]),
+        exposure=np.arange(len(item)),
+        item=item,
+        candidate_ids=np.concatenate([_encode_columns(table, of_side[Side.CANDIDATE]), match_ids], axis=1),
         labels=table.select(pl.col(t).cast(pl.Float32).fill_null(float("nan")) for t in tasks).to_numpy(),
         keep_probability=table["keep_probability"].to_numpy(),
         row_request=row_request,
@@ -137,9 +217,10 @@ def encode_dataset(
         visit_user=np.array([user_index[user] for user in visits["user_id"].to_list()], np.int64),
         visit_at_ms=visits["shown_at_ms"].to_numpy(),
         visit_split=np.array([SPLITS.index(s) for s in table["split"][first_visit_row].to_list()], np.int64),
-        row_starts=_starts(visit_of_row),
+        row_starts=row_starts,
         request_starts=_starts(visit_of_row[first_row]),
-        parts=_histories(dataset, visits, limits, find_snapshot, progress),
+        parts=parts,
+        match_ids_of=histories.match_ids_of,
     )
 
 
@@ -178,38 +259,98 @@ def ranges(starts: I64, stops: I64) -> I64:
     return offsets + np.arange(lengths.sum())
 
 
-def _histories(
-    dataset: Dataset,
-    visits: pl.DataFrame,
-    limits: HistoryLimits,
-    find_snapshot: FindSnapshot,
-    progress: Callable[[int], None],
-) -> dict[str, RaggedPart]:
-    behaviors = behaviors_by_user(dataset)
-    none = Behaviors.empty()
-    histories: list[History] = []
-    for user, at_ms in visits.iter_rows():
-        histories.append(
-            history_of(behaviors.get(user, none), find_snapshot(user, at_ms), at_ms=at_ms, limits=limits)
+MatchIds = Callable[[History, I64], I64]
+"""(history, item rows (N,)) -> ids of their match features, (N, FM)."""
+
+
+def _match_of(features: tuple[FeatureSpec, ...], item_ids: I64) -> MatchIds:
+    """Return what computes match features. Item ids in histories are item rows here."""
+    encoder = MatchEncoder([feature for feature in features if feature.side is Side.MATCH])
+    keys = match_keys(encoder.levels, item_ids, [f.name for f in features if f.side is Side.ITEM])
+
+    def ids(history: History, rows: I64) -> I64:
+        if not encoder.levels:
+            return np.zeros((len(rows), 0), np.int64)
+        counted = history.counted
+        return encoder.ids(keys, counted, counted_rows=counted.item.astype(np.int64), candidate_rows=rows)
+
+    return ids
+
+
+class _Histories:
+    """The history of each visit, by the contract's function, and what is computed from it."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        visits: pl.DataFrame,
+        limits: HistoryLimits,
+        find_snapshot: FindSnapshot,
+        match: MatchIds,
+    ) -> None:
+        self._behaviors = behaviors_by_user(dataset)
+        self._users, self._at_ms = visits["user_id"].to_list(), visits["shown_at_ms"].to_list()
+        self._limits, self._find_snapshot, self._match = limits, find_snapshot, match
+
+    def of(self, visit: int) -> History:
+        """Return the history of a visit."""
+        user, at_ms = self._users[visit], self._at_ms[visit]
+        behaviors = self._behaviors.get(user, Behaviors.empty())
+        return history_of(behaviors, self._find_snapshot(user, at_ms), at_ms=at_ms, limits=self._limits)
+
+    def match_ids_of(self, visit: int, rows: I64) -> I64:
+        """Return the ids of the match features of any items at a visit, (N, FM)."""
+        return self._match(self.of(visit), rows)
+
+    def lay_out(
+        self, item: I64, row_starts: I64, progress: Callable[[int], None]
+    ) -> tuple[dict[str, RaggedPart], I64]:
+        """Return all visits' histories, part by part, and the match features of all rows, (B, FM)."""
+        clusters, recents, behaviors = _Ragged(), _Ragged(), _Ragged()
+        match_ids: list[npt.NDArray[np.int32]] = []
+        for visit in range(len(self._users)):
+            h = self.of(visit)
+            clusters.add(h.item, h.size, h.age, h.strength)
+            recents.add(
+                h.recent_item, np.ones(len(h.recent_item), np.float32), h.recent_age, h.recent_strength
+            )
+            raw = h.behavior_item
+            behaviors.add(raw, np.ones(len(raw), np.float32), h.behavior_age, h.behavior_strength)
+            match_ids.append(self._match(h, item[row_starts[visit] : row_starts[visit + 1]]).astype(np.int32))
+            if visit % 1000 == 999:
+                progress(1000)
+        progress(len(self._users) % 1000)
+        parts = {"clusters": clusters.part(), "recents": recents.part(), "behaviors": behaviors.part()}
+        none = np.zeros((0, len(match_ids[0][0]) if match_ids else 0), np.int32)
+        return parts, np.concatenate(match_ids or [none]).astype(np.int64)
+
+
+class _Ragged:
+    """One part of histories as they come."""
+
+    def __init__(self) -> None:
+        self._item: list[U32] = [np.zeros(0, np.uint32)]
+        self._size: list[F32] = [np.zeros(0, np.float32)]
+        self._age: list[U8] = [np.zeros(0, np.uint8)]
+        self._strength: list[U8] = [np.zeros(0, np.uint8)]
+
+    def add(self, item: U32, size: F32, age: U8, strength: U8) -> None:
+        """Append the part of the next visit."""
+        self._item.append(item)
+        self._size.append(size)
+        self._age.append(age)
+        self._strength.append(strength)
+
+    def part(self) -> RaggedPart:
+        """Return all of them, end to end."""
+        starts = np.cumsum([len(item) for item in self._item]).astype(np.int64)
+        return RaggedPart(
+            starts,
+            np.concatenate(self._item),
+            np.concatenate(self._size),
+            np.concatenate(self._age),
+            np.concatenate(self._strength),
         )
-        if len(histories) % 1000 == 0:
-            progress(1000)
-    progress(len(histories) % 1000)
-    recents = [np.ones(len(h.recent_item), np.float32) for h in histories]
-    return {
-        "clusters": _ragged(
-            [h.item for h in histories],
-            [h.size for h in histories],
-            [h.age for h in histories],
-            [h.strength for h in histories],
-        ),
-        "recents": _ragged(
-            [h.recent_item for h in histories],
-            recents,
-            [h.recent_age for h in histories],
-            [h.recent_strength for h in histories],
-        ),
-    }
 
 
 def _item_rows(dataset: Dataset, item_ids: pl.Series) -> I64:
@@ -217,21 +358,6 @@ def _item_rows(dataset: Dataset, item_ids: pl.Series) -> I64:
     rows = pl.DataFrame({"item_id": dataset.items["item_id"]}).with_row_index("row", offset=1)
     joined = item_ids.to_frame("item_id").join(rows, on="item_id", how="left", maintain_order="left")
     return joined["row"].to_numpy().astype(np.int64)
-
-
-def _ragged(item: list[U32], size: list[F32], age: list[U8], strength: list[U8]) -> RaggedPart:
-    starts = np.concatenate([[0], np.cumsum([len(x) for x in item])]).astype(np.int64)
-    if not item:
-        return RaggedPart(
-            starts,
-            np.zeros(0, np.uint32),
-            np.zeros(0, np.float32),
-            np.zeros(0, np.uint8),
-            np.zeros(0, np.uint8),
-        )
-    return RaggedPart(
-        starts, np.concatenate(item), np.concatenate(size), np.concatenate(age), np.concatenate(strength)
-    )
 
 
 def _encode_columns(table: pl.DataFrame, encoders: list[FeatureEncoder]) -> I64:

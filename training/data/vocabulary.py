@@ -16,20 +16,27 @@ from service.contract.features import (
     Side,
     time_encoder,
 )
-from training.config import VocabularyConfig
+from service.contract.match import ANY, match_features
+from training.config import MatchConfig, VocabularyConfig
 from training.data.dataset import Dataset, DatasetFeature
+from training.errors import ConfigError
 
 
-def build_features(dataset: Dataset, config: VocabularyConfig) -> tuple[FeatureSpec, ...]:
-    """Return every feature with its encoder: user, context (time features last), candidate, item.
+def build_features(dataset: Dataset, config: VocabularyConfig, match: MatchConfig) -> tuple[FeatureSpec, ...]:
+    """Return every feature with its encoder: user, context (time features last), candidate, match, item.
 
     A categorical value gets an id if it occurs at least `min_count` times in the training weeks, counted over
     exposures and behaviors; the more frequent, the smaller the id. A numeric feature is cut at the quantiles
     of its distinct training values.
+
+    Raises:
+        ConfigError: a level of match statistics is no categorical feature of items.
     """
     occurrences = _Occurrences(dataset)
     specs: list[FeatureSpec] = []
-    for side in (Side.USER, Side.CONTEXT, Side.CANDIDATE, Side.ITEM):
+    for side in (Side.USER, Side.CONTEXT, Side.CANDIDATE, Side.MATCH, Side.ITEM):
+        if side is Side.MATCH:
+            specs.extend(match_features(_levels(dataset, match)))
         for feature in dataset.spec.features_of(side):
             values = occurrences.of(feature)
             encoder = (
@@ -41,6 +48,15 @@ def build_features(dataset: Dataset, config: VocabularyConfig) -> tuple[FeatureS
                 FeatureSpec(name=name, side=side, encoder=time_encoder(name)) for name in TIME_FEATURES
             )
     return tuple(specs)
+
+
+def _levels(dataset: Dataset, match: MatchConfig) -> tuple[str, ...]:
+    known = (ANY, *(f.name for f in dataset.spec.features_of(Side.ITEM) if f.kind == "categorical"))
+    if match.levels is None:
+        return known
+    if unknown := [level for level in match.levels if level not in known]:
+        raise ConfigError(f"match.levels: there is no level {unknown[0]!r}; there are {', '.join(known)}")
+    return match.levels
 
 
 class _Occurrences:

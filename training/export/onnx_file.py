@@ -19,8 +19,13 @@ OPSET = 20
 def write_onnx(
     path: Path, scorer: ServedScorer, tables: ItemTableContent, *, user_features: int, candidate_features: int
 ) -> tuple[str, ...]:
-    """Write the graph with free numbers of candidates, clusters and recent behaviors; returns its inputs' names."""
-    candidates, clusters, recents = 5, 7, 3  # any sizes above 1: the exporter takes 0 and 1 for constants
+    """Write the graph with free numbers of candidates, clusters and behaviors; returns its inputs' names."""
+    candidates, clusters, recents, behaviors = (
+        5,
+        7,
+        3,
+        11,
+    )  # any sizes above 1: the exporter takes 0 and 1 for constants
     example: dict[str, Tensor] = {
         names.DOMAIN: torch.zeros(1, dtype=torch.int64),
         names.USER_IDS: torch.zeros(1, user_features, dtype=torch.int64),
@@ -28,7 +33,7 @@ def write_onnx(
         names.ITEM_SHARED: torch.zeros(candidates, tables.shared.shape[1]),
         names.ITEM_BY_DOMAIN: torch.zeros(candidates, tables.by_domain.shape[2]),
     }
-    for prefix, count in (("cluster", clusters), ("recent", recents)):
+    for prefix, count in (("cluster", clusters), ("recent", recents), ("behavior", behaviors)):
         example[f"{prefix}_item"] = torch.zeros(count, tables.embedding.shape[1])
         example[f"{prefix}_size"] = torch.ones(count)
         example[f"{prefix}_age"] = torch.zeros(count, dtype=torch.int64)
@@ -37,6 +42,7 @@ def write_onnx(
         "candidate": torch.export.Dim("candidates"),
         "cluster": torch.export.Dim("clusters"),
         "recent": torch.export.Dim("recents"),
+        "behavior": torch.export.Dim("behaviors"),
     }
     by_candidate = {names.CANDIDATE_IDS, names.ITEM_SHARED, names.ITEM_BY_DOMAIN}
     shapes: dict[str, dict[int, object]] = {}

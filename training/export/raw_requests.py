@@ -5,7 +5,7 @@ Loads no torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -45,12 +45,12 @@ class RawRequests:
         data, bench = self._data, self._bench
         visit = int(data.request_visit[case.request])
         user, at_ms = data.users[data.visit_user[visit]], int(data.visit_at_ms[visit])
-        first_row = int(np.searchsorted(data.row_request, case.request))
+        first_row = int(data.exposure[np.searchsorted(data.row_request, case.request)])
         context = self._exposures[first_row].select(self._context).to_dicts()[0]
-        rows = self._exposures[case.rows].select("item_id", *self._candidate).to_dicts()
+        rows = self._exposures[data.exposure[case.rows]].select("item_id", *self._candidate).to_dicts()
         snapshot = bench.snapshots.newest_before(user, at_ms)
         return GoldenRequest(
-            domain=bench.dataset.spec.domains[data.domain[case.request]],
+            domain=data.domains[data.domain[case.request]],
             user_id=user,
             at_ms=at_ms,
             user_features={k: v for k, v in self._users[user].items() if k != "user_id"},
@@ -76,12 +76,10 @@ class RawRequests:
 
 def with_catalogue_ids(ids: U32, snapshot: Snapshot) -> Snapshot:
     """Return a snapshot whose items are catalogue ids instead of this dataset's rows."""
-    tail = snapshot.tail
-    return Snapshot(
-        snapshot.at_ms,
-        ids[snapshot.item],
-        snapshot.size,
-        snapshot.mean_age_s,
-        snapshot.strength,
-        Behaviors(tail.at_ms, ids[tail.item], tail.strength),
+    tail, counts = snapshot.tail, snapshot.counts
+    return replace(
+        snapshot,
+        item=ids[snapshot.item],
+        tail=replace(tail, item=ids[tail.item]),
+        counts=replace(counts, item=ids[counts.item]),
     )

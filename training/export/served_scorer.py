@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from service.contract import served_inputs as names
+from service.contract.features import FeatureSpec, Side
 from service.contract.history import F32
 from service.contract.manifest import TaskSpec
+from service.contract.match import I32, MatchEncoder, match_keys
 from training.model import CtrModel
 from training.modules.split import ServedBackbone, ServedInterest
 from training.modules.unsplit import UnsplitBackbone, UnsplitInterest
@@ -36,16 +38,21 @@ INPUT_NAMES = (
     names.RECENT_SIZE,
     names.RECENT_AGE,
     names.RECENT_STRENGTH,
+    names.BEHAVIOR_ITEM,
+    names.BEHAVIOR_SIZE,
+    names.BEHAVIOR_AGE,
+    names.BEHAVIOR_STRENGTH,
 )
 
 
 @dataclass(frozen=True)
 class ItemTableContent:
-    """The item tables: shared (I, Ws), by_domain (M, I, Wd), embedding (I, D)."""
+    """The item tables: shared (I, Ws), by_domain (M, I, Wd), embedding (I, D), match_keys (I, K)."""
 
     shared: F32
     by_domain: F32
     embedding: F32
+    match_keys: I32
 
 
 class ServedScorer(nn.Module):
@@ -69,8 +76,10 @@ class ServedScorer(nn.Module):
     def _interests(self) -> list[ServedInterest]:
         return [module for module in self.interests.values() if isinstance(module, ServedInterest)]
 
-    def item_tables(self, model: CtrModel) -> ItemTableContent:
-        """Return the tables over all item rows of the model that this was made from."""
+    def item_tables(self, model: CtrModel, features: Sequence[FeatureSpec]) -> ItemTableContent:
+        """Return the tables over all item rows of the model that this was made from, and of its features."""
+        levels = MatchEncoder([f for f in features if f.side is Side.MATCH]).levels
+        item_features = [f.name for f in features if f.side is Side.ITEM]
         shared: list[F32] = []
         by_domain: list[F32] = []
         embeddings: list[F32] = []
@@ -86,6 +95,7 @@ class ServedScorer(nn.Module):
             np.ascontiguousarray(np.concatenate(shared), np.float32),
             np.ascontiguousarray(np.concatenate(by_domain, axis=1), np.float32),
             np.ascontiguousarray(np.concatenate(embeddings), np.float32),
+            match_keys(levels, model.item_ids.numpy(), item_features),
         )
 
     def forward(
@@ -103,11 +113,16 @@ class ServedScorer(nn.Module):
         recent_size: Tensor,
         recent_age: Tensor,
         recent_strength: Tensor,
+        behavior_item: Tensor,
+        behavior_size: Tensor,
+        behavior_age: Tensor,
+        behavior_strength: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Return logits and probabilities, (N, T) each; inputs as `service.contract.served_inputs` says."""
         parts = {
             "clusters": (cluster_item, cluster_size, cluster_age, cluster_strength),
             "recents": (recent_item, recent_size, recent_age, recent_strength),
+            "behaviors": (behavior_item, behavior_size, behavior_age, behavior_strength),
         }
         start = 0
         interests = []

@@ -28,7 +28,7 @@ ITEM: Final = "item"  # (N,) item rows
 CANDIDATE_IDS: Final = "candidate_ids"  # (N, FP)
 USER_IDS: Final = "user_ids"  # (N, FU)
 DOMAIN: Final = "domain"  # (N,)
-PARTS: Final = ("clusters", "recents")
+PARTS: Final = ("clusters", "recents", "behaviors")
 PART_INPUTS: Final = ("item", "index", "size", "age", "strength")  # (U,) item rows, then four of (N, L)
 INPUT_NAMES: Final = (
     ITEM,
@@ -65,6 +65,11 @@ class TrainingGraph(nn.Module):
         recents_size: Tensor,
         recents_age: Tensor,
         recents_strength: Tensor,
+        behaviors_item: Tensor,
+        behaviors_index: Tensor,
+        behaviors_size: Tensor,
+        behaviors_age: Tensor,
+        behaviors_strength: Tensor,
     ) -> Tensor:
         """Return probabilities (N, T)."""
         row = torch.arange(item.shape[0])
@@ -81,6 +86,9 @@ class TrainingGraph(nn.Module):
                     clusters_item, clusters_index, clusters_size, clusters_age, clusters_strength
                 ),
                 "recents": PartIds(recents_item, recents_index, recents_size, recents_age, recents_strength),
+                "behaviors": PartIds(
+                    behaviors_item, behaviors_index, behaviors_size, behaviors_age, behaviors_strength
+                ),
             },
             labels=nothing,
             offset=nothing,
@@ -105,7 +113,7 @@ def write_training_graph(path: Path, model: CtrModel, tasks: Sequence[TaskSpec])
     }
     row_axis = torch.export.Dim("rows")
     shapes: dict[str, dict[int, object]] = {name: {0: row_axis} for name in example}
-    for part, length, items in zip(PARTS, (7, 3), (11, 13), strict=True):
+    for part, length, items in zip(PARTS, (7, 3, 9), (11, 13, 15), strict=True):
         length_axis, items_axis = torch.export.Dim(f"{part}_length"), torch.export.Dim(f"{part}_items")
         example[f"{part}_item"] = torch.zeros(items, dtype=ids)
         shapes[f"{part}_item"] = {0: items_axis}

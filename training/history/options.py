@@ -22,6 +22,11 @@ class SnapshotOptions(BaseModel):
     )
     kmeans_iterations: int = Field(default=10, ge=1)
     tail_count: int = Field(default=50, ge=0, description="newest behaviors kept as they are")
+    counted_items_max: int = Field(
+        default=2048,
+        ge=0,
+        description="items whose count and last time are kept, those met last; 12 bytes each",
+    )
     seed: int = Field(default=0, ge=0)
 
     @field_validator("strength_edges")

@@ -12,13 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from service.contract.history import F32, I64, Behaviors, Snapshot
+from service.contract.history import AGE_S_MAX, F32, I64, U32, Behaviors, ItemCounts, Snapshot
 from training.history.hierarchical import cluster_behaviors, medoids
 from training.history.options import SnapshotOptions
 
 USERS_PER_TASK = 8
-
-_AGE_S_MAX = 2**32 - 1
 
 
 def make_snapshot(
@@ -108,9 +106,10 @@ class _Clusters:
             at_ms=at_ms,
             item=past.item[self._medoid].astype(np.uint32),
             size=size.astype(np.uint32),
-            mean_age_s=np.minimum(mean_age_s, _AGE_S_MAX).astype(np.uint32),
+            mean_age_s=np.minimum(mean_age_s, AGE_S_MAX).astype(np.uint32),
             strength=((2 * self._strength_sum + size) // (2 * size)).astype(np.uint16),
             tail=Behaviors(past.at_ms[tail], past.item[tail], past.strength[tail]),
+            counts=count_items(past.at_ms[:count], past.item[:count], at_ms, self._options.counted_items_max),
         )
 
     def _make(self, count: int) -> None:
@@ -124,6 +123,21 @@ class _Clusters:
         self._size = np.bincount(labels)
         self._at_sum_ms = _sums(self._behaviors.at_ms[:count], labels)
         self._strength_sum = _sums(strength, labels)
+
+
+def count_items(behaved_at_ms: I64, item: U32, at_ms: int, items_max: int) -> ItemCounts:
+    """Return how often each item occurs and when last, of the `items_max` met last; the newest first.
+
+    Shapes:
+        behaved_at_ms, item: (L,) sorted by time, all before `at_ms`.
+    """
+    newest_first = item[::-1]
+    items, first, count = np.unique(newest_first, return_index=True, return_counts=True)
+    kept = np.argsort(first, kind="stable")[:items_max]
+    age_s = (at_ms - behaved_at_ms[::-1][first[kept]]) // 1000
+    return ItemCounts(
+        items[kept].astype(np.uint32), count[kept].astype(np.uint32), np.minimum(age_s, AGE_S_MAX)
+    )
 
 
 def _sums(values: npt.NDArray[np.generic], labels: I64) -> I64:

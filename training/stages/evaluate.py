@@ -22,7 +22,7 @@ METRICS_FILE = "metrics.json"
 
 def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[str, object]:
     """Evaluate a model; the rows of `metrics.json` have `split` and `weighting` (natural or sampled)."""
-    data = bench.encoded(progress)
+    data = bench.encoded_for(bench.config.models[model], progress)
     trained = load_model(bench, model, progress)
     written: list[dict[str, object]] = []
     summary: dict[str, object] = {}
@@ -60,6 +60,6 @@ def metrics_of(
         users=data.visit_user[data.request_visit[requests]],
         requests=requests,
         domains=data.domain[requests],
-        domain_names=bench.dataset.spec.domains,
+        domain_names=data.domains,
         task_names=[task.name for task in bench.tasks],
     )

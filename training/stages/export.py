@@ -23,21 +23,24 @@ GRAPH_FILE = "graph.json"
 def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[str, object]:
     """Write scorer.onnx and the item tables, keyed by catalogue ids."""
     trained = load_model(bench, model, progress)
-    scorer = ServedScorer(trained, bench.tasks, len(bench.dataset.spec.domains))
+    config = bench.config.models[model]
+    features = bench.features_of(config)
+    scorer = ServedScorer(trained, bench.tasks, len(bench.domains_of(config)))
     scorer.eval()
-    tables = scorer.item_tables(trained)
+    tables = scorer.item_tables(trained, features)
     (out / "items").mkdir()
     (out / artefact.ITEM_IDS_FILE).write_bytes(catalogue_bytes(bench.catalogue))
     np.save(out / artefact.ITEM_CATALOGUE_IDS_FILE, bench.catalogue_ids)
     np.save(out / artefact.ITEM_SHARED_FILE, tables.shared)
     np.save(out / artefact.ITEM_BY_DOMAIN_FILE, tables.by_domain)
     np.save(out / artefact.ITEM_EMBEDDING_FILE, tables.embedding)
+    np.save(out / artefact.ITEM_MATCH_KEYS_FILE, tables.match_keys)
     inputs = write_onnx(
         out / artefact.SCORER_FILE,
         scorer,
         tables,
-        user_features=sum(f.side in (Side.USER, Side.CONTEXT) for f in bench.features),
-        candidate_features=sum(f.side is Side.CANDIDATE for f in bench.features),
+        user_features=sum(f.side in (Side.USER, Side.CONTEXT) for f in features),
+        candidate_features=sum(f.side in (Side.CANDIDATE, Side.MATCH) for f in features),
     )
     (out / GRAPH_FILE).write_bytes(
         orjson.dumps({"inputs": inputs, "catalogue": bench.catalogue.ref().model_dump()})

@@ -25,7 +25,7 @@ FIT_FILE = "fit.json"
 def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[str, object]:
     """Fit a model and write its parameters."""
     config = bench.config.models[model]
-    data = bench.encoded(progress)
+    data = bench.encoded_for(config, progress)
     losses = TaskLosses(config, bench.tasks)
     built = build_model(bench, config, data, losses)
     train_visits = data.visits_of("train")
@@ -58,7 +58,7 @@ def build_model(bench: Workbench, config: ModelConfig, data: EncodedData, losses
     Raises:
         ConfigError: the config names a feature or a task that the dataset lacks.
     """
-    known = {"embedding_widths": {f.name for f in data.features}, "losses": {t.name for t in bench.tasks}}
+    known = {"embedding_widths": {f.name for f in bench.features}, "losses": {t.name for t in bench.tasks}}
     asked = {"embedding_widths": config.embedding_widths.keys(), "losses": config.losses.keys() - {"default"}}
     for key, names in asked.items():
         if unknown := sorted(names - known[key]):
@@ -70,7 +70,7 @@ def build_model(bench: Workbench, config: ModelConfig, data: EncodedData, losses
         config,
         features=data.features,
         item_ids=torch.from_numpy(data.item_ids),
-        domains_count=len(bench.dataset.spec.domains),
+        domains_count=len(data.domains),
         tasks_count=len(bench.tasks),
         logit_columns=losses.logit_columns,
     )
@@ -89,7 +89,7 @@ def check_visits(visits: I64, reason: str) -> None:
 def load_model(bench: Workbench, model: str, progress: Progress) -> CtrModel:
     """Return a trained model, ready to predict."""
     config = bench.config.models[model]
-    built = build_model(bench, config, bench.encoded(progress), TaskLosses(config, bench.tasks))
+    built = build_model(bench, config, bench.encoded_for(config, progress), TaskLosses(config, bench.tasks))
     with np.load(bench.done("train", model) / PARAMETERS_FILE, allow_pickle=False) as stored:
         built.load_state_dict({name: torch.from_numpy(stored[name]) for name in stored.files})
     built.eval()

@@ -24,6 +24,8 @@ from service.contract.features import Side
 from service.contract.golden import GoldenCandidate, GoldenRequest, replay_golden, write_golden
 from service.contract.history import F32, I64
 from service.contract.manifest import Manifest, Parity, TaskMetrics
+from service.contract.match import unmatched_ids
+from service.contract.served_inputs import BEHAVIOR_ITEM
 from training.data.batch import PartIds
 from training.data.encoded import EncodedData
 from training.errors import StageError
@@ -60,7 +62,7 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
     metrics = orjson.loads((folder / REPORT_FOLDER / METRICS_FILE).read_bytes())
     draft = _draft(bench, model, tuple(graph["inputs"]), metrics)
     served = ServedGraph(folder, bench.catalogue, draft)
-    data = bench.encoded(progress)
+    data = bench.encoded_for(bench.config.models[model], progress)
     trained = load_model(bench, model, progress)
 
     rng = np.random.default_rng(SEED)
@@ -134,9 +136,9 @@ def _every_item(
     context = request.candidates[0].context
     for start in range(0, len(item_ids), ITEMS_AT_ONCE):
         rows: I64 = np.arange(start, min(start + ITEMS_AT_ONCE, len(item_ids)))
-        batch = batch_builder(data).one_request(case.request, np.repeat(case.rows[:1], len(rows)))
+        batch = batch_builder(data).one_request(case.request, np.repeat(case.rows[:1], len(rows)), items=rows)
         with torch.inference_mode():
-            logits = fold_logit_columns(trained(replace(batch, item=torch.from_numpy(rows))))
+            logits = fold_logit_columns(trained(batch))
         candidates = tuple(GoldenCandidate(item_id=item_ids[row], context=context) for row in rows)
         yield served.logits(request.model_copy(update={"candidates": candidates})), logits.numpy()
 
@@ -171,7 +173,10 @@ def _cold_start(
     batch = batch_builder(data).one_request(case.request, case.rows[[0, 0]])
     user_ids, item, candidate_ids = batch.user_ids.clone(), batch.item.clone(), batch.candidate_ids.clone()
     user_ids[:, : sum(feature.side is Side.USER for feature in data.features)] = 0
-    item[0] = candidate_ids[0] = 0
+    match = [feature for feature in data.features if feature.side is Side.MATCH]
+    own = candidate_ids.shape[1] - len(match)
+    item[0] = candidate_ids[0, :own] = 0
+    candidate_ids[:, own:] = torch.from_numpy(unmatched_ids(match))
     one = torch.zeros(1, 1, dtype=torch.int64)
     empty = PartIds(item_rows=one[0], index=one, size=one.float(), age=one, strength=one)
     batch = replace(
@@ -200,6 +205,9 @@ def _gate(what: str, difference: float) -> None:
 def _draft(bench: Workbench, model: str, inputs: tuple[str, ...], metrics: list[dict[str, Any]]) -> Manifest:
     """Return the manifest but for what sealing adds. `metrics` are those that the export carries."""
     spec, config = bench.dataset.spec, bench.config
+    features, limits = bench.features_of(config.models[model]), config.history.limits
+    if BEHAVIOR_ITEM not in inputs:
+        limits = limits.model_copy(update={"behaviors_max": 0})  # nothing reads them: nobody lays them out
     return Manifest(
         name=model,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -208,11 +216,11 @@ def _draft(bench: Workbench, model: str, inputs: tuple[str, ...], metrics: list[
         dataset_fingerprint=spec.fingerprint,
         catalogue=bench.catalogue.ref(),
         snapshot_line=config.publish.snapshot_line,
-        domains=spec.domains,
+        domains=bench.domains_of(config.models[model]),
         tasks=bench.tasks,
-        features=tuple(f for f in bench.features if f.side is not Side.ITEM),
-        item_features=tuple(f.name for f in bench.features if f.side is Side.ITEM),
-        history=config.history.limits,
+        features=tuple(f for f in features if f.side is not Side.ITEM),
+        item_features=tuple(f.name for f in features if f.side is Side.ITEM),
+        history=limits,
         items_count=len(bench.catalogue_ids),
         graph_inputs=inputs,
         parity=Parity(rows_count=0, logit_difference_max=0.0, logit_difference_limit=LOGIT_DIFFERENCE_LIMIT),

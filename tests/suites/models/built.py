@@ -29,13 +29,37 @@ from training.plugins import load_plugin, plugin_names
 
 TASKS = (TaskSpec(name="click"), TaskSpec(name="buy", given="click"))
 BACKBONES, INTERESTS = plugin_names("training.backbones"), plugin_names("training.interest")
+PARTNER = "star"
+"""The backbone that interest modules are tried with: a module cannot know which backbone reads it."""
+
 SMALL: dict[str, dict[str, Any]] = {
     "star": {"hidden": [8, 4], "auxiliary_width": 4, "domain_width": 2},
+    "crocodile": {"sets": 2, "hidden": [8, 4], "tower_hidden": [3], "domain_width": 2},
+    "dcnv2": {"cross_layers": 2, "hidden": [8, 4], "domain_width": 2},
     "pepnet": {"hidden": [8, 4], "gate_hidden": 5, "tower_gate_hidden": 3, "domain_width": 2},
+    "mlp": {"hidden": [8, 4], "domain_width": 2},
+    "shared_bottom": {"bottom_hidden": [8], "tower_hidden": [4], "domain_width": 2},
+    "mmoe": {"experts_count": 2, "expert_hidden": [6], "tower_hidden": [4], "domain_width": 2},
+    "ple": {"expert_hidden": [5], "tower_hidden": [4], "domain_width": 2},
     "twin_v2": {"heads": 4, "head_width": 4, "out_width": 5},
     "short_term": {"heads": 2, "head_width": 4, "out_width": 3},
+    "twin": {"heads": 2, "head_width": 4, "out_width": 3},
+    "sim_hard": {"by": "category", "heads": 2, "head_width": 4, "out_width": 3},
+    "sim_soft": {"heads": 2, "head_width": 4, "out_width": 3, "search_width": 4, "search_hidden": [5]},
+    "eta": {"heads": 2, "head_width": 4, "out_width": 3, "bits": 16},
+    "sdim": {"hashes": 12, "out_width": 3},
+    "din": {"hidden": [6, 4], "last": 5},
 }
-VARIED: dict[str, tuple[Any, ...]] = {"keep": (None, 3), "mass": (False, True), "gate_input": (False, True)}
+VARIED: dict[str, tuple[Any, ...]] = {
+    "keep": (None, 3),
+    "mass": (False, True),
+    "gate_input": (False, True),
+    "groups": ("domains", "tasks", "domains_and_tasks"),
+    "levels": (1, 2),
+    "structure": ("stacked", "parallel"),
+    "rank": (3, None),
+    "gate": ("per_domain", "shared"),
+}
 """Options that change what a graph does: each plug-in that has one is built with every value."""
 
 
@@ -73,30 +97,34 @@ def interest_variants(name: str) -> list[dict[str, Any]]:
 
 
 def every_choice() -> list[Choice]:
-    """Return each backbone without interests, with each interest in each variant, and with all of them.
+    """Return each backbone without interests and with all of them.
 
-    Logit columns, 1 and 2, take turns.
+    And each interest in each variant with one backbone. Logit columns, 1 and 2, take turns.
     """
-    together = tuple(interest_variants(name)[-1] for name in INTERESTS)
-    interests = [(), *((v,) for name in INTERESTS for v in interest_variants(name)), together]
-    backbones = [backbone for name in BACKBONES for backbone in backbone_variants(name)]
-    return [
-        Choice(backbone, chosen, 1 + (b + i) % 2)
-        for b, backbone in enumerate(backbones)
-        for i, chosen in enumerate(interests)
-    ]
+    found: list[Choice] = []
+    for name in BACKBONES:
+        for backbone in backbone_variants(name):
+            found += [Choice(backbone, chosen, 1 + len(found) % 2) for chosen in ((), _together())]
+    for name in INTERESTS:
+        for interest in interest_variants(name):
+            found.append(Choice(backbone_variants(PARTNER)[0], (interest,), 1 + len(found) % 2))
+    return found
 
 
 def exported_choices() -> list[Choice]:
-    """Return fewer, for each takes seconds to export: every pair, no interest, and all without their splits."""
+    """Return fewer, for each takes seconds to export: each backbone alone and unsplit, each interest with one."""
     found: list[Choice] = []
     for name in BACKBONES:
-        first, last = backbone_variants(name)[0], backbone_variants(name)[-1]
-        together = tuple(interest_variants(interest)[-1] for interest in INTERESTS)
-        found.append(Choice(first))
-        found += [Choice(last, (interest_variants(interest)[-1],), 2) for interest in INTERESTS]
-        found.append(Choice(first, together, 2, plain=True))
+        found.append(Choice(backbone_variants(name)[-1]))
+        found.append(Choice(backbone_variants(name)[0], (interest_variants("twin_v2")[-1],), 2, plain=True))
+    partner = backbone_variants(PARTNER)[-1]
+    found += [Choice(partner, (interest_variants(name)[-1],), 2) for name in INTERESTS]
+    found.append(Choice(partner, _together(), 2))
     return found
+
+
+def _together() -> tuple[dict[str, Any], ...]:
+    return tuple(interest_variants(name)[-1] for name in INTERESTS)
 
 
 class Plain(nn.Module):
@@ -120,8 +148,8 @@ def build(choice: Choice, data: EncodedData) -> CtrModel:
         {
             "backbone": choice.backbone,
             "interests": choice.interests,
-            "embedding_width": 3,
-            "embedding_widths": {"item_id": 5, "user_id": 4},
+            "embedding_width": 2,
+            "embedding_widths": {"item_id": 6, "user_id": 4},
         }
     )
     model = CtrModel(
@@ -147,31 +175,41 @@ def build(choice: Choice, data: EncodedData) -> CtrModel:
 def item_tables(content: ItemTableContent) -> ItemTables:
     """Return an artefact's tables in memory; an item's catalogue id is its row."""
     rows = np.arange(len(content.embedding))
-    return ItemTables(rows, content.shared, content.by_domain, content.embedding)
+    return ItemTables(rows, content.shared, content.by_domain, content.embedding, content.match_keys)
 
 
 def feeds_of(data: EncodedData, tables: ItemTables, case: Case) -> Feeds:
     """Return the served graph's tensors of a case, by the contract's function."""
     visit = int(data.request_visit[case.request])
-    clusters, recents = (
+    match_ids = data.match_ids_of(visit, data.item[case.rows])
+    clusters, recents, behaviors = (
         {
             name: getattr(part, name)[part.starts[visit] : part.starts[visit + 1]]
             for name in ("item", "size", "age", "strength")
         }
-        for part in (data.parts["clusters"], data.parts["recents"])
+        for part in (data.parts["clusters"], data.parts["recents"], data.parts["behaviors"])
     )
     history = History(
         **clusters,
         recent_item=recents["item"],
         recent_age=recents["age"],
         recent_strength=recents["strength"],
+        behavior_item=behaviors["item"],
+        behavior_age=behaviors["age"],
+        behavior_strength=behaviors["strength"],
     )
     return assemble(
         tables,
         domain=int(data.domain[case.request]),
         user_ids=data.user_ids[case.request].tolist(),
         candidates=data.item[case.rows].astype(np.uint32),
-        candidate_ids=data.candidate_ids[case.rows],
+        candidate_ids=np.concatenate(
+            [
+                data.candidate_ids[case.rows, : -match_ids.shape[1]],
+                match_ids,
+            ],
+            axis=1,
+        ),
         history=history,
     )
 
@@ -181,8 +219,8 @@ def tensors(feeds: Feeds) -> dict[str, Tensor]:
 
 
 def furthest(pairs: Iterator[tuple[F32, F32]]) -> float:
-    """Return the largest difference over pairs of arrays; NaN if there is one in any."""
-    return float(np.max([np.abs(a - b).max() for a, b in pairs]))
+    """Return the largest difference over pairs of arrays, where they exceed 1 relative to them; NaN if any is."""
+    return float(np.max([(np.abs(a - b) / np.maximum(1, np.abs(b).max())).max() for a, b in pairs]))
 
 
 def _named(options: dict[str, Any]) -> str:

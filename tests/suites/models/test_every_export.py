@@ -55,13 +55,13 @@ def exported(
 
 def export(model: CtrModel, data: EncodedData, path: Path) -> Exported:
     scorer = ServedScorer(model, TASKS, 3).eval()
-    content = scorer.item_tables(model)
+    content = scorer.item_tables(model, data.features)
     inputs = write_onnx(
         path,
         scorer,
         content,
         user_features=sum(f.side in (Side.USER, Side.CONTEXT) for f in data.features),
-        candidate_features=sum(f.side is Side.CANDIDATE for f in data.features),
+        candidate_features=sum(f.side in (Side.CANDIDATE, Side.MATCH) for f in data.features),
     )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

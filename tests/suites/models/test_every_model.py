@@ -69,7 +69,7 @@ def test_served_modules_score_as_they_were_trained(
 ) -> None:
     for made in (model, build(replace(choice, plain=True), data)):
         scorer = ServedScorer(made, TASKS, 3).eval()
-        tables = item_tables(scorer.item_tables(made))
+        tables = item_tables(scorer.item_tables(made, data.features))
         with torch.inference_mode():
             worst = furthest(
                 (

@@ -110,7 +110,7 @@ def build(options: Options, *, progress: Progress) -> RawTables:
     exposures = _read(path.parent, files.exposures)
     if "keep_probability" not in exposures.columns:
         exposures = exposures.with_columns(pl.lit(1.0).alias("keep_probability"))
-    by_side = {side: getattr(description.features, side.value) for side in Side}
+    by_side = {side: getattr(description.features, side.value) for side in Side if side is not Side.MATCH}
     tables: dict[TableName, pl.DataFrame] = {
         "exposures": exposures,
         "behaviors": _read(path.parent, files.behaviors),

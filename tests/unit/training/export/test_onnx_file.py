@@ -47,7 +47,7 @@ def test_one_domain_one_task_and_no_candidate_features(tmp_path: Path) -> None:
         logit_columns=1,
     )
     scorer = ServedScorer(model, (TaskSpec(name="click"),), 1).eval()
-    content = scorer.item_tables(model)
+    content = scorer.item_tables(model, data.features)
     levels = [logging.getLogger(name).level for name in ("torch.onnx", "onnxscript")]
     user_features = sum(f.side in (Side.USER, Side.CONTEXT) for f in data.features)
     path = tmp_path / "scorer.onnx"

@@ -30,12 +30,12 @@ def test_item_tables_have_a_row_per_item_whatever_the_chunks(
 ) -> None:
     model = build(choice, data)
     scorer = ServedScorer(model, TASKS, 3)
-    whole = scorer.item_tables(model)
+    whole = scorer.item_tables(model, data.features)
     rows = len(data.item_ids)
     assert len(whole.shared) == len(whole.embedding) == rows and whole.by_domain.shape[:2] == (3, rows)
     assert whole.embedding.shape[1] == model.item.width
     monkeypatch.setattr(served_scorer, "TABLE_CHUNK_ROWS", 7)
-    pieces = scorer.item_tables(model)
+    pieces = scorer.item_tables(model, data.features)
     for name in ("shared", "by_domain", "embedding"):
         table = getattr(whole, name)
         np.testing.assert_allclose(getattr(pieces, name), table, atol=1e-6)
@@ -44,13 +44,13 @@ def test_item_tables_have_a_row_per_item_whatever_the_chunks(
 
 def test_a_backbone_without_columns_by_domain_has_a_table_of_no_width(data: EncodedData) -> None:
     model = build(PEPNET, data)
-    by_domain = ServedScorer(model, TASKS, 3).item_tables(model).by_domain
+    by_domain = ServedScorer(model, TASKS, 3).item_tables(model, data.features).by_domain
     assert by_domain.shape == (3, len(data.item_ids), 0)
 
 
 def test_probabilities_multiply_along_a_chain_of_given_tasks(data: EncodedData) -> None:
     model = build(STAR, data)
-    feeds_from = item_tables(ServedScorer(model, TASKS, 3).item_tables(model))
+    feeds_from = item_tables(ServedScorer(model, TASKS, 3).item_tables(model, data.features))
     feeds = tensors(feeds_of(data, feeds_from, Case(0, np.arange(9))))
     alone = (TaskSpec(name="click"), TaskSpec(name="buy"))
     with torch.inference_mode():
