@@ -73,22 +73,26 @@ class SoftSearchAttention(SearchedAttention):
     """A searched attention whose search is trained by a click model of its own."""
 
     def __init__(self, options: Options, *, item: ItemLayout) -> None:
-        search = InnerProductSearch(item.width, search_width=options.search_width, keep=options.keep)
         super().__init__(
             item.width,
-            search=search,
+            search=InnerProductSearch(item.width, search_width=options.search_width, keep=options.keep),
             heads=options.heads,
             head_width=options.head_width,
             out_width=options.out_width,
             crossed=options.crossed,
             mass=options.mass,
         )
-        self.soft = search
         self.mean, self.auxiliary_weight = options.mean, options.auxiliary_weight
         widths = (2 * item.width, *options.search_hidden)
         blocks = [block for a, b in pairwise(widths) for block in (nn.Linear(a, b), nn.ReLU())]
         self.auxiliary = nn.Sequential(*blocks, nn.Linear(widths[-1], 1))
         self._search_logit: Tensor | None = None
+
+    @property
+    def soft(self) -> InnerProductSearch:
+        """The search."""
+        assert isinstance(self.search, InnerProductSearch)
+        return self.search
 
     def forward(self, target: Tensor, part: HistoryPart, layout: RowLayout) -> Tensor:
         """Return (B, out_width); in training, keep the search's own logits for `auxiliary_loss`."""
