@@ -12,6 +12,7 @@ import numpy.typing as npt
 from training.metrics import natural
 from training.metrics.activity import DECILES_COUNT, by_activity, equal_groups
 from training.metrics.evaluate import ALL_DOMAINS
+from training.report.study_text import LOG_LOSS_SCALE
 from training.study.rows import SplitRows
 from training.study.systems import System
 
@@ -75,38 +76,22 @@ def reliability(path: Path, systems: Sequence[System], rows: SplitRows) -> None:
 
 
 def learning_curves(path: Path, systems: Sequence[System]) -> None:
-    """Validation log-loss by epoch, a panel a group; the epoch kept is a dot. Seeds of a row share its color."""
-    groups = [
-        g
-        for g in dict.fromkeys(s.group for s in systems)
-        if any(s.seeds[0].parts for s in systems if s.group == g)
-    ]
+    """Validation log-loss by epoch, a panel a group; the epoch kept is a dot. Seeds of a row share its color.
+
+    A row of a model per domain has none: its models are validated on rows of their own.
+    """
+    curves = {system.name: _curves(system) for system in systems}
+    groups = list(dict.fromkeys(system.group for system in systems if curves[system.name]))
     columns = min(4, max(1, len(groups)))
     lines = -(-max(1, len(groups)) // columns)
     figure, panels = _figure(lines, columns, width=3.6 * columns, height=3.0 * lines)
     for group, panel in zip(groups, panels.flat, strict=False):
-        for number, system in enumerate(s for s in systems if s.group == group):
-            for one in system.seeds:
-                for part in one.parts[:1] if len(one.parts) == 1 else ():
-                    values = [
-                        (e.epoch, e.validation_log_loss)
-                        for e in part.epochs
-                        if e.validation_log_loss is not None
-                    ]
-                    if values:
-                        epochs, losses = zip(*values, strict=True)
-                        label = system.label if one is system.seeds[0] else None
-                        panel.plot(
-                            epochs, np.array(losses) * 1000, color=_color(number), linewidth=0.9, label=label
-                        )
-                        kept = part.best_epoch
-                        panel.plot(
-                            kept,
-                            dict(values).get(kept, np.nan) * 1000,
-                            "o",
-                            color=_color(number),
-                            markersize=4,
-                        )
+        own = [system for system in systems if system.group == group and curves[system.name]]
+        for place, system in enumerate(own):
+            for number, (epochs, losses, kept) in enumerate(curves[system.name]):
+                label = system.label if number == 0 else None
+                panel.plot(epochs, losses, color=_color(place), linewidth=0.9, label=label)
+                panel.plot(kept, losses[epochs.index(kept)], "o", color=_color(place), markersize=4)
         panel.set_title(group, fontsize=9)
         panel.set_xlabel("epoch")
         panel.xaxis.get_major_locator().set_params(integer=True)
@@ -115,6 +100,17 @@ def learning_curves(path: Path, systems: Sequence[System]) -> None:
         panel.set_visible(False)
     panels[0][0].set_ylabel("validation log-loss ×10³")
     _save(figure, path)
+
+
+def _curves(system: System) -> list[tuple[list[int], list[float], int]]:
+    """Return epochs, validation log-losses ×10³ and the epoch kept, for each seed that has them."""
+    found = []
+    for one in system.seeds:
+        part = one.parts[0] if len(one.parts) == 1 else None
+        if part is not None and all(epoch.validation_log_loss is not None for epoch in part.epochs):
+            losses = [float(epoch.validation_log_loss or 0.0) * LOG_LOSS_SCALE for epoch in part.epochs]
+            found.append(([epoch.epoch for epoch in part.epochs], losses, part.best_epoch))
+    return found
 
 
 def history_length(

@@ -89,9 +89,8 @@ class StudyConfig(_Frozen):
     page: Path | None = Field(
         default=None, description="tables and plots, Markdown; in the workspace where not given"
     )
-    more_results: tuple[Path, ...] = Field(
-        default=(),
-        description="results files of other commands with rows of the same form, taken in as they are",
+    public_libraries: Path | None = Field(
+        default=None, description="results of models of public libraries on the same rows, in the same form"
     )
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ from training.config import ModelConfig
 from training.data.encoded import EncodedData
 from training.fit import FitReport, TaskLosses, count_parameters, fit, predict, probabilities
 from training.progress import Progress
-from training.stages.train import build_model
+from training.stages.train import build_model, check_visits
 from training.study.results import (
     DRAWS_FILE,
     LOG_FILE,
@@ -92,6 +92,13 @@ class FitProgress(Progress):
             file.write(line + "\n")
 
 
+def models_of(plan: FitPlan, domains: tuple[str, ...]) -> tuple[ModelConfig, ...]:
+    """Return the models of a fit: one, or one for each domain."""
+    if not plan.per_domain:
+        return (plan.model,)
+    return tuple(plan.model.model_copy(update={"domains": (domain,)}) for domain in domains)
+
+
 def run_fit(plan: FitPlan, inputs: Inputs, tell: Callable[[float], None] = lambda _: None) -> None:
     """Fit, measure and write one fit's folder."""
     write_folder(plan.folder, lambda out: _write(plan, inputs, out, tell))
@@ -100,15 +107,13 @@ def run_fit(plan: FitPlan, inputs: Inputs, tell: Callable[[float], None] = lambd
 def _write(plan: FitPlan, inputs: Inputs, out: Path, tell: Callable[[float], None]) -> None:
     started = time.perf_counter()
     progress = FitProgress(out / LOG_FILE, tell)
-    domains = inputs.bench.dataset.spec.domains
-    groups: list[tuple[str, ...]] = [(domain,) for domain in domains] if plan.per_domain else [domains]
-    progress.parts_count = len(groups)
+    models = models_of(plan, inputs.bench.dataset.spec.domains)
+    progress.parts_count = len(models)
     scored = {split: np.full(rows.labels.shape, np.nan, np.float32) for split, rows in inputs.splits.items()}
     parts: list[Part] = []
     parameters_count = 0
-    for group in groups:
-        model = plan.model.model_copy(update={"domains": group}) if plan.per_domain else plan.model
-        part, count = _fit_part(model, group, inputs, progress, scored)
+    for model in models:
+        part, count = _fit_part(model, inputs, progress, scored)
         parts.append(part)
         parameters_count += count
         progress.parts_done += 1
@@ -138,16 +143,18 @@ def _write(plan: FitPlan, inputs: Inputs, out: Path, tell: Callable[[float], Non
 
 def _fit_part(
     model: ModelConfig,
-    domains: tuple[str, ...],
     inputs: Inputs,
     progress: FitProgress,
     scored: dict[str, F32],
 ) -> tuple[Part, int]:
     """Fit one model and fill in the probabilities of the rows of its domains."""
-    bench, data = inputs.bench, inputs.data
+    bench = inputs.bench
+    domains = bench.domains_of(model)
+    data = bench.encoded_for(model, progress)
     losses = TaskLosses(model, bench.tasks)
     built = build_model(bench, model, data, losses)
     train_visits = data.visits_of("train")
+    check_visits(train_visits, f"no exposures of {', '.join(domains)} in the training weeks")
     report = fit(
         built,
         losses,
@@ -158,10 +165,10 @@ def _fit_part(
         boundaries_ms=bench.snapshot_moments_ms,
         progress=progress,
     )
-    numbers = [bench.dataset.spec.domains.index(domain) for domain in domains]
     for split, rows in inputs.splits.items():
-        own = np.isin(rows.domains, numbers)
-        scored[split][own] = probabilities(predict(built, data, data.visits_of(split)), bench.tasks)[own]
+        visits = data.visits_of(split)
+        place = np.searchsorted(rows.rows, data.exposure[data.rows_of(visits)])
+        scored[split][place] = probabilities(predict(built, data, visits), bench.tasks)
     return _part(report, domains, len(data.rows_of(train_visits))), count_parameters(built)
 
 

@@ -1,18 +1,21 @@
-"""Systems that other commands measured on the very same rows: the rival, popularity, public libraries.
+"""Systems that other commands measured on the very same rows: the rivals, and models of public libraries.
 
-    <workspace>/rivals/<name>.npy               probabilities of the first task, float32
-    <workspace>/rivals/<name>.json              {"library", "fingerprint", and where known "label", "seed",
-                                                 "parameters", "train_samples_per_s", "seconds"}
-    <workspace>/public_libraries/<name>.npy     and .json, likewise
+    <workspace>/rivals/<name>.npy       probabilities of the first task, a row for each exposure of the dataset in
+                                        its order, NaN where it was not scored
+    <workspace>/rivals/<name>.json      {"library", "fingerprint", and where known "label", "seconds", "parameters",
+                                        "train_samples_per_s"}
 
-The array has a row for each exposure of the dataset in its order, NaN where it was not scored (training rows), or
-has the test rows alone; it may have a column a task. All is measured here, by the functions that measure the rows
-of the study. A file without its description, or made from another dataset, is passed over.
+    <workspace>/public_libraries/<library>-<name>-<seed>.npy    probabilities of the test rows, in the same order,
+    with a file of results that has their rows in the form of the study's own
+
+All test rows are measured here, by the functions that measure the rows of the study. What was made from another
+dataset is passed over: its fingerprint or its number of rows differs, or its log-loss is not the one in its results.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -20,72 +23,106 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
+from training.metrics.evaluate import ALL_DOMAINS
 from training.study.fitting import Inputs
-from training.study.results import SPLIT_FILES, read_draws, write_draws
-from training.study.rows import F32, drawn, measured
+from training.study.results import DRAWS_FILE, read_draws, write_draws
+from training.study.rows import F32, SplitRows, drawn, measured
 from training.study.systems import Seeded, System
 
-FOLDERS: Final = {"rivals": "rival", "public_libraries": "public library"}
+RIVALS_FOLDER: Final = "rivals"
+LIBRARIES_FOLDER: Final = "public_libraries"
 CACHE_FOLDER: Final = "study/.others"
+LOG_LOSS_TOLERANCE: Final = 1e-5
+"""Relative: single against double precision."""
 
 
-def other_systems(inputs: Inputs) -> Iterator[System]:
-    """Yield the systems that other commands measured."""
-    workspace = inputs.bench.config.workspace
-    for folder, group in FOLDERS.items():
-        for path in sorted((workspace / folder).glob("*.npy")):
-            try:
-                about: dict[str, Any] = orjson.loads(path.with_suffix(".json").read_bytes())
-            except (OSError, orjson.JSONDecodeError):
-                continue
-            if about.get("fingerprint") != inputs.bench.dataset.spec.fingerprint:
-                continue
-            system = _system(path, about, group, inputs)
-            if system is not None:
-                yield system
-
-
-def _system(path: Path, about: dict[str, Any], group: str, inputs: Inputs) -> System | None:
-    cache = inputs.bench.config.workspace / CACHE_FOLDER / path.stem / _digest(path)
-    cache.mkdir(parents=True, exist_ok=True)
-    metrics: list[dict[str, Any]] = []
-    files: dict[str, Path] = {}
-    for split, rows in inputs.splits.items():
-        p = _scored(np.load(path, mmap_mode="r", allow_pickle=False), split, inputs)
-        if p is None:
+def rivals(inputs: Inputs) -> Iterator[System]:
+    """Yield the rivals that were made from this dataset."""
+    task = inputs.splits["test"].task_names[0]
+    for path in sorted((inputs.bench.config.workspace / RIVALS_FOLDER).glob("*.npy")):
+        try:
+            about: dict[str, Any] = orjson.loads(path.with_suffix(".json").read_bytes())
+        except (OSError, orjson.JSONDecodeError):
             continue
-        files[split] = cache / SPLIT_FILES[split]
+        if about.get("fingerprint") != inputs.bench.dataset.spec.fingerprint:
+            continue
+        every = np.load(path, mmap_mode="r", allow_pickle=False)
+        scored = {split: _column(every[rows.rows]) for split, rows in inputs.splits.items()}
+        one = _seeded(path.stem, 1, scored, [], about, inputs)
+        yield System(path.stem, about.get("label", path.stem), "rival", about["library"], (one,), task=task)
+
+
+def library_models(inputs: Inputs, results: Path) -> Iterator[System]:
+    """Yield the models of public libraries whose probabilities are there and are those of a file of results."""
+    folder = inputs.bench.config.workspace / LIBRARIES_FOLDER
+    test = inputs.splits["test"]
+    found: dict[tuple[str, str], list[Seeded]] = {}
+    for (library, name, seed), rows in by_fit(read_rows(results)).items():
+        path = folder / f"{library}-{name}-{seed}.npy"
+        if not path.is_file():
+            continue
+        p = _column(np.load(path, mmap_mode="r", allow_pickle=False))
+        whole = [row for row in rows if (row["split"], row["domain"]) == ("test", ALL_DOMAINS)]
+        if len(p) != len(test.labels) or not whole or not _is_of(p, whole[0], test):
+            continue
+        validation = [row for row in rows if row["split"] == "validation"]
+        one = _seeded(f"{library}-{name}", seed, {"test": p}, validation, rows[0], inputs)
+        found.setdefault((library, name), []).append(one)
+    for (library, name), seeds in found.items():
+        key, label = f"{library}-{name}", f"{name} ({library})"
+        yield System(key, label, "public library", library, tuple(seeds), task=test.task_names[0], model=name)
+
+
+def read_rows(results: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file of results, none where there is no file."""
+    if not results.is_file():
+        return []
+    rows: list[dict[str, Any]] = orjson.loads(results.read_bytes())["rows"]
+    return rows
+
+
+def by_fit(rows: list[dict[str, Any]]) -> dict[tuple[str, str, int], list[dict[str, Any]]]:
+    """Return rows by library, name and seed."""
+    out: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        out.setdefault((row["library"], row["name"], int(row["seed"])), []).append(row)
+    return out
+
+
+def _seeded(
+    name: str,
+    seed: int,
+    scored: dict[str, F32],
+    metrics: list[dict[str, Any]],
+    about: dict[str, Any],
+    inputs: Inputs,
+) -> Seeded:
+    """Measure probabilities; what takes long is kept in the workspace under the hash of what it is of."""
+    digest = hashlib.sha256(scored["test"].tobytes()).hexdigest()[:16]
+    cache = inputs.bench.config.workspace / CACHE_FOLDER / name / digest
+    cache.mkdir(parents=True, exist_ok=True)
+    files = {split: cache / f"{split}.npy" for split in scored}
+    for split, p in scored.items():
         np.save(files[split], p)
-        metrics += measured(rows, p)
-        if split == "test" and not (cache / "draws.npz").is_file():
-            write_draws(cache / "draws.npz", drawn(rows, p))
-    if "test" not in files:
-        return None
-    one = Seeded(
-        seed=int(about.get("seed", 1)),
+        metrics = metrics + measured(inputs.splits[split], p)
+    if not (cache / DRAWS_FILE).is_file():
+        write_draws(cache / DRAWS_FILE, drawn(inputs.splits["test"], scored["test"]))
+    return Seeded(
+        seed=seed,
         metrics=tuple(metrics),
-        drawn=read_draws(cache / "draws.npz"),
+        drawn=read_draws(cache / DRAWS_FILE),
         probability_files=files,
         parameters=about.get("parameters"),
         train_samples_per_s=about.get("train_samples_per_s"),
         seconds=about.get("seconds"),
     )
-    task = inputs.splits["test"].task_names[0]
-    return System(path.stem, about.get("label", path.stem), group, about["library"], (one,), task=task)
 
 
-def _scored(stored: F32, split: str, inputs: Inputs) -> F32 | None:
-    """Return the probabilities (B, T) of a split's rows, None where some were not scored."""
-    rows = inputs.splits[split].rows
-    columns = stored.reshape(len(stored), -1)
-    if len(columns) == len(inputs.data.item):
-        chosen = np.asarray(columns[rows], np.float32)
-    elif len(columns) == len(rows) and split == "test":
-        chosen = np.asarray(columns, np.float32)
-    else:
-        return None
-    return None if np.isnan(chosen).any() else chosen
+def _column(stored: np.ndarray[Any, np.dtype[Any]]) -> F32:
+    return np.ascontiguousarray(stored, np.float32).reshape(len(stored), -1)
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+def _is_of(p: F32, row: dict[str, Any], test: SplitRows) -> bool:
+    """Return whether probabilities of the test rows have the log-loss that their results tell."""
+    value = measured(test, p)[0]["log_loss"]
+    return value is not None and math.isclose(value, row["log_loss"], rel_tol=LOG_LOSS_TOLERANCE)

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.contract.files import sync_folder
 from training.config import ModelConfig
+from training.errors import ConfigError
 from training.plugins import load_plugin
 
 RESULT_FILE: Final = "result.json"
@@ -98,7 +99,7 @@ def is_current(result: FitResult, *, model: ModelConfig, per_domain: bool, input
         return False
     try:
         return in_full(ModelConfig.model_validate(result.model)) == in_full(model)
-    except (ValidationError, ValueError):
+    except (ConfigError, ValidationError):  # one of them makes no model any more
         return False
 
 

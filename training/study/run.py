@@ -21,11 +21,13 @@ import orjson
 from service.contract.files import write_atomically
 from training.config import PipelineConfig
 from training.errors import ConfigError
+from training.fit import TaskLosses
 from training.progress import Progress
+from training.stages.train import build_model
 from training.study.config import StudyConfig
 from training.study.display import Display
 from training.study.fitting import FitPlan, Inputs, run_fit
-from training.study.others import other_systems
+from training.study.others import library_models, read_rows, rivals
 from training.study.results import is_current, read_result
 from training.study.rows import rows_of
 from training.study.schedule import Outcome, in_order, run_fits
@@ -76,6 +78,7 @@ def make_inputs(bench: Workbench, progress: Progress) -> Inputs:
         "dataset": bench.dataset.spec.fingerprint,
         "cluster": _state_of(bench.done("cluster")),
         "vocabulary": bench.config.vocabulary.model_dump(mode="json"),
+        "match": bench.config.match.model_dump(mode="json"),
     }
     splits = {split: rows_of(bench, data, split) for split in ("validation", "test")}
     return Inputs(bench, data, splits, identity)
@@ -91,6 +94,7 @@ def fit_rows(config: StudyConfig, inputs: Inputs, names: list[str], *, json: boo
         display.up_to_date(list(done))
         missing = [plan for plan in plans if plan.name not in done]
         if missing:
+            check_rows(config, inputs, dict.fromkeys(plan.row for plan in missing))
             display.say(
                 f"{len(missing)} fits within {config.budget_hours:g} hours, {config.processes} at a time"
             )
@@ -108,6 +112,25 @@ def fit_rows(config: StudyConfig, inputs: Inputs, names: list[str], *, json: boo
     finally:
         display.close()
     return outcome
+
+
+def check_rows(config: StudyConfig, inputs: Inputs, names: Iterable[str]) -> None:
+    """Build the model of every row once, so that a mistake is found before hours have gone into the rows above it.
+
+    Raises:
+        ConfigError: with a line for each row that makes no model.
+    """
+    wrong: list[str] = []
+    for name in names:
+        model = config.model_of(name, config.rows[name].seeds[0])
+        try:
+            inputs.bench.domains_of(model)
+            data = inputs.data.restricted_to(inputs.bench.features_of(model))
+            build_model(inputs.bench, model, data, TaskLosses(model, inputs.bench.tasks))
+        except (ConfigError, ValueError) as error:  # of options: pydantic's are ValueErrors
+            wrong.append(f"  rows.{name}: {error}")
+    if wrong:
+        raise ConfigError("the study asks for what there is not:\n" + "\n".join(wrong))
 
 
 def plan_of(config: StudyConfig, inputs: Inputs, row: str, seed: int) -> FitPlan:
@@ -132,7 +155,11 @@ def collect(config: StudyConfig, inputs: Inputs) -> dict[str, System]:
         finished = [plan for plan in plans if is_done(plan, inputs)]
         if finished:
             systems[name] = system_of_fits(name, row, [plan.folder for plan in finished])
-    for system in other_systems(inputs):
+    found = [
+        *rivals(inputs),
+        *(library_models(inputs, config.public_libraries) if config.public_libraries else ()),
+    ]
+    for system in found:
         systems.setdefault(system.name, system)
     return systems
 
@@ -140,12 +167,10 @@ def collect(config: StudyConfig, inputs: Inputs) -> dict[str, System]:
 def write_results(config: StudyConfig, pipeline: PipelineConfig, systems: dict[str, System]) -> None:
     """Write the rows of all systems, one a line, with what is needed to read them later."""
     rows = rows_of_systems(systems.values())
-    named = {(row["name"], row["library"]) for row in rows}
-    for path in config.more_results:
-        if path.is_file():
-            rows += [
-                r for r in orjson.loads(path.read_bytes())["rows"] if (r["name"], r["library"]) not in named
-            ]
+    if config.public_libraries:
+        measured_here = {(row["library"], row["name"], row["seed"]) for row in rows}
+        others = read_rows(config.public_libraries)
+        rows += [row for row in others if (row["library"], row["name"], row["seed"]) not in measured_here]
     meta = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {config.processes} fits at a time",
         "versions": {"python": platform.python_version(), **{n: version(n) for n in ("numpy", "torch")}},

@@ -72,13 +72,12 @@ def run_fits(
                 running.append(_start(waiting.pop(0), work, clock()))
             if not running:
                 break
-            wait([worker.process.sentinel for worker in running], timeout=TICK_S)
-            for worker in [w for w in running if not w.process.is_alive()]:
+            ended = wait([worker.process.sentinel for worker in running], timeout=TICK_S)
+            for worker in [w for w in running if w.process.sentinel in ended]:
                 running.remove(worker)
-                _finish(worker, outcome, clock() - worker.started_s)
-                display.finished(
-                    worker.plan.name, outcome.failed.get(worker.plan.name), clock() - worker.started_s
-                )
+                seconds = clock() - worker.started_s
+                _finish(worker, outcome, seconds)
+                display.finished(worker.plan.name, outcome.failed.get(worker.plan.name), seconds)
             now = clock()
             display.tick(
                 [Running(w.plan.name, w.share_done.value, now - w.started_s) for w in running],

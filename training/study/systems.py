@@ -6,7 +6,7 @@ Knows nothing of how any of them were made.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,7 +59,8 @@ class System:
     group: str
     library: str
     seeds: tuple[Seeded, ...]
-    task: str = field(default="")  # the first task, whose metrics are drawn
+    task: str  # the first one, whose metrics are drawn
+    model: str = ""  # its name in results, where that is not its name here
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -136,7 +137,7 @@ def rows_of_systems(systems: Iterable[System]) -> list[dict[str, Any]]:
     """Return one row a system, seed, split, domain and task."""
     return [
         {
-            "name": system.name,
+            "name": system.model or system.name,
             "library": system.library,
             "seed": one.seed,
             "split": row["split"],
