@@ -12,13 +12,21 @@ WIDTHS = {"user_id": 4, "country": 1, "years": 2}
 
 def test_each_column_reads_its_own_table() -> None:
     made = FeatureEmbeddings(COUNTS, WIDTHS)
-    tables = [table.weight for table in made.tables]  # type: ignore[union-attr]
+    tables = [made.table_of(name) for name in COUNTS]
     ids = torch.tensor([[4, 2, 3], [0, 0, 0]])
     out = made(ids)
     assert out.shape == (2, 7) and made.width == 7
     for row in range(2):
-        expected = torch.cat([table[ids[row, f]] for f, table in enumerate(tables)])  # type: ignore[arg-type]
+        expected = torch.cat([table[ids[row, f]] for f, table in enumerate(tables)])
         assert torch.equal(out[row], expected)
+
+
+def test_neighbours_of_equal_width_share_a_table_and_no_row() -> None:
+    made = FeatureEmbeddings({"a": 2, "b": 3, "c": 4, "d": 5}, {"a": 1, "b": 2, "c": 2, "d": 1})
+    assert [tuple(table.weight.shape) for table in made.tables] == [(2, 1), (7, 2), (5, 1)]  # type: ignore[union-attr]
+    ids = torch.tensor([[1, 2, 3, 4]])
+    expected = [made.table_of(name)[ids[0, i]] for i, name in enumerate("abcd")]
+    assert torch.equal(made(ids)[0], torch.cat(expected))
 
 
 def test_slices_say_where_a_feature_lies() -> None:
