@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -34,7 +35,7 @@ KEEP_PROBABILITY: Final = "keep_probability"
 
 @dataclass(frozen=True)
 class FieldSpec:
-    """A categorical feature. `ids_count` counts padding; `side` is user, context, candidate, item or domain."""
+    """A categorical feature. `ids_count` counts padding; `side` is user, context, candidate, match, item or domain."""
 
     name: str
     ids_count: int
@@ -65,6 +66,11 @@ class RowsSpec:
         """Return the fields of some sides, in order."""
         return tuple(field for field in self.fields if field.side in sides)
 
+    def without(self, left_out: Collection[str]) -> Self:
+        """Return the same rows without some fields or sides."""
+        kept = tuple(f for f in self.fields if f.name not in left_out and f.side not in left_out)
+        return dataclasses.replace(self, fields=kept)
+
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what a folder holds."""
@@ -86,7 +92,7 @@ def read_column(folder: Path, split: str, name: str) -> Column:
 
 @dataclass(frozen=True)
 class Job:
-    """What a library's process is to train.
+    """What a library's process is to train. `leave_out` names fields or sides that the model does not read.
 
     `equal` asks for the architecture and the optimizer that all have in the comparison of speed (ReLU, no batch
     normalization, no regularization, one start for all, gradients as they are); without it a model is as its library
@@ -106,6 +112,7 @@ class Job:
     learning_rate: float
     seed: int
     threads: int
+    leave_out: tuple[str, ...] = ()
     equal: bool = False
 
     @classmethod
@@ -125,9 +132,10 @@ class Job:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch: seconds of training alone, steps taken, and the validation log-loss after it."""
+    """One epoch: seconds of training on the clock and of processors, steps taken, validation log-loss after it."""
 
     seconds: float
+    cpu_seconds: float
     steps: int
     validation_log_loss: float
 
@@ -147,6 +155,11 @@ class Report:
     def train_samples_per_s(self) -> float:
         """The median over epochs of training rows per second."""
         return float(np.median([self.rows_count / epoch.seconds for epoch in self.epochs]))
+
+    @property
+    def train_samples_per_cpu_s(self) -> float:
+        """The same per second of processor time, which other work on the machine moves less."""
+        return float(np.median([self.rows_count / epoch.cpu_seconds for epoch in self.epochs]))
 
     @classmethod
     def load(cls, folder: Path) -> Self:

@@ -64,12 +64,14 @@ def measure(
     system: System,
     sizes: Sizes,
     *,
+    leave_out: tuple[str, ...],
     seed: int,
     threads: int,
     say: Say,
 ) -> list[dict[str, Any]]:
     """Train a system and return its rows of metrics; its test probabilities are kept beside the workspace's models."""
-    name = f"{system.name}-{seed}"
+    model = "_without_".join([system.model, *leave_out])
+    name = f"{system.library.driver}-{model}-{seed}"
     out = bench.folder(FOLDER) / "jobs" / name
     job = Job(
         rows=str(rows.resolve()),
@@ -77,6 +79,7 @@ def measure(
         model=system.model,
         seed=seed,
         threads=threads,
+        leave_out=leave_out,
         **asdict(sizes),
     )
     report = run_system(system, job, say)
@@ -87,19 +90,13 @@ def measure(
         p = natural_probability(np.load(scores_path(out, split)), data.keep_probability[chosen])
         if split == "test":
             np.save(bench.folder(FOLDER) / f"{name}.npy", p)
-        measured += metrics_rows(bench, data, split, p, system=system, report=report, seed=seed)
+        named = {"name": model, "library": system.library.driver, "seed": seed, "split": split}
+        measured += [named | row for row in metrics_rows(bench, data, split, p, report)]
     return measured
 
 
 def metrics_rows(
-    bench: Workbench,
-    data: EncodedData,
-    split: str,
-    probability: F64,
-    *,
-    system: System,
-    report: Report,
-    seed: int,
+    bench: Workbench, data: EncodedData, split: str, probability: F64, report: Report
 ) -> list[dict[str, Any]]:
     """Return a row for all domains together and one for each, of natural probabilities (B,) of the first task."""
     rows = data.rows_of(data.visits_of(split))
@@ -117,10 +114,6 @@ def metrics_rows(
     )
     return [
         {
-            "name": system.model,
-            "library": system.library.driver,
-            "seed": seed,
-            "split": split,
             "domain": row.domain,
             "task": row.task,
             **{metric: getattr(row, metric) for metric in METRICS},

@@ -30,6 +30,7 @@ SIDES = {
     Side.USER: "user",
     Side.CONTEXT: "context",
     Side.CANDIDATE: "candidate",
+    Side.MATCH: "match",
     Side.ITEM: "item",
 }
 
@@ -104,8 +105,9 @@ def _columns(data: EncodedData, rows: I64) -> dict[str, I64]:
     requests = data.row_request[rows]
     named = {side: [f.name for f in data.features if f.side is side] for side in SIDES}
     of_request = [*named[Side.USER], *named[Side.CONTEXT]]
+    of_row = [*named[Side.CANDIDATE], *named[Side.MATCH]]
     columns = {name: data.user_ids[requests, i] for i, name in enumerate(of_request)}
-    columns |= {name: data.candidate_ids[rows, i] for i, name in enumerate(named[Side.CANDIDATE])}
+    columns |= {name: data.candidate_ids[rows, i] for i, name in enumerate(of_row)}
     columns |= {name: data.item_ids[data.item[rows], i] for i, name in enumerate(named[Side.ITEM])}
     columns[DOMAIN] = data.domain[requests]
     return columns

@@ -6,7 +6,6 @@ DCN then has no linear part, since the others have none.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from deepctr_torch.inputs import SparseFeat, VarLenSparseFeat  # type: ignore[im
 from deepctr_torch.models import DCN, DIN, MMOE, PLE  # type: ignore[import-not-found]
 from torch import nn
 
-from benchmarks.public_libraries.drivers.loop import equal_start, run
+from benchmarks.public_libraries.drivers.loop import Seconds, equal_start, run
 from benchmarks.public_libraries.exchange import F64, LENGTH, Job, RowsSpec, label, read_column, recent
 
 MULTI_TASK = {"mmoe": MMOE, "ple": PLE}
@@ -27,15 +26,15 @@ HISTORY = "hist_"  # the prefix by which its DIN knows what belongs to the histo
 class Stopwatch(Callback):  # type: ignore[misc]
     """Times an epoch from its first batch on: what `fit` does before is laying out data."""
 
-    seconds = 0.0
+    took = Seconds(0.0, 0.0)
 
     def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
         """Start."""
-        self.started = time.perf_counter()
+        self.started = Seconds.now()
 
     def on_epoch_end(self, epoch: int, logs: object = None) -> None:
         """Stop."""
-        self.seconds = time.perf_counter() - self.started
+        self.took = Seconds.now() - self.started
 
 
 class DeepCtrTorch:
@@ -54,11 +53,11 @@ class DeepCtrTorch:
         self.model.compile(optimizer, loss)
         self.x, self.y = self._columns("train"), self._labels("train")
 
-    def train_epoch(self) -> float:
+    def train_epoch(self) -> Seconds:
         """Train one epoch by the model's `fit`."""
         watch = Stopwatch()
         self.model.fit(self.x, self.y, batch_size=self.job.batch_rows, epochs=1, verbose=0, callbacks=[watch])
-        return watch.seconds
+        return watch.took
 
     def predict(self, split: str) -> F64:
         """Return the probabilities of the first task."""

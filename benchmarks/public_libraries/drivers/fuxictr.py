@@ -24,7 +24,7 @@ from fuxictr.pytorch.layers import (  # type: ignore[import-not-found]
 from fuxictr.pytorch.models import BaseModel  # type: ignore[import-not-found]
 from torch import Tensor, nn
 
-from benchmarks.public_libraries.drivers.loop import equal_start, run, timed
+from benchmarks.public_libraries.drivers.loop import Seconds, equal_start, run, timed
 from benchmarks.public_libraries.exchange import F64, Job, RowsSpec, label, read_column, recent
 
 DATASET = "rows"
@@ -118,7 +118,7 @@ class FuxiCtr:
             equal_start(self.model)
         self.train_loader = self._loader("train", shuffle=True)
 
-    def train_epoch(self) -> float:
+    def train_epoch(self) -> Seconds:
         """Train one epoch by the base model."""
         return timed(lambda: self.model.train_epoch(self.train_loader))
 

@@ -9,9 +9,10 @@ import copy
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -35,13 +36,29 @@ from training.metrics.natural import log_loss, natural_weights
 EMBEDDING_STD = 0.05
 
 
+@dataclass(frozen=True)
+class Seconds:
+    """A moment, or what lies between two: seconds on the clock, and of processor time in this process."""
+
+    clock: float
+    processor: float
+
+    @classmethod
+    def now(cls) -> Self:
+        """Return this moment."""
+        return cls(time.perf_counter(), time.process_time())
+
+    def __sub__(self, other: Seconds) -> Seconds:
+        return Seconds(self.clock - other.clock, self.processor - other.processor)
+
+
 class Trainable(Protocol):
     """A library's model with its data."""
 
     model: nn.Module
 
-    def train_epoch(self) -> float:
-        """Train one epoch by the library's own trainer; return the seconds that training took."""
+    def train_epoch(self) -> Seconds:
+        """Train one epoch by the library's own trainer; return what training took."""
 
     def predict(self, split: str) -> F64:
         """Return the probabilities of the first task at the rate of the sampled rows, (B,), in the rows' order."""
@@ -51,7 +68,7 @@ def run(distribution: str, make: Callable[[Job, RowsSpec], Trainable]) -> None:
     """Do the job named on the command line."""
     job = Job.load(Path(sys.argv[1]))
     rows, out = Path(job.rows), Path(job.out)
-    spec = RowsSpec.load(rows)
+    spec = RowsSpec.load(rows).without(job.leave_out)
     torch.set_num_threads(job.threads)
     torch.manual_seed(job.seed)
     np.random.seed(job.seed)  # noqa: NPY002  the libraries draw from the global generator
@@ -62,10 +79,10 @@ def run(distribution: str, make: Callable[[Job, RowsSpec], Trainable]) -> None:
     best_epoch = 0
     steps = -(-spec.rows_count["train"] // job.batch_rows)
     for epoch in range(1, job.epochs + 1):
-        seconds = trainable.train_epoch()
+        took = trainable.train_epoch()
         loss = validation_log_loss(rows, trainable.predict("validation"))
-        epochs.append(EpochRecord(seconds, steps, loss))
-        print(f"epoch {epoch}: {seconds:.1f} s, validation log-loss {loss:.6f}", flush=True)
+        epochs.append(EpochRecord(took.clock, took.processor, steps, loss))
+        print(f"epoch {epoch}: {took.clock:.1f} s, validation log-loss {loss:.6f}", flush=True)
         if loss < min((e.validation_log_loss for e in epochs[:-1]), default=np.inf):
             best, best_epoch = copy.deepcopy(trainable.model.state_dict()), epoch
     trainable.model.load_state_dict(best)
@@ -93,11 +110,11 @@ def validation_log_loss(rows: Path, sampled: F64) -> float:
     return loss
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Return the seconds that some work took."""
-    started = time.perf_counter()
+def timed(work: Callable[[], object]) -> Seconds:
+    """Return what some work took."""
+    started = Seconds.now()
     work()
-    return time.perf_counter() - started
+    return Seconds.now() - started
 
 
 def equal_start(model: nn.Module) -> None:

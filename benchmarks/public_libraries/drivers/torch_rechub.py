@@ -24,7 +24,7 @@ from torch_rechub.utils.data import (  # type: ignore[import-not-found]
     TorchDataset,
 )
 
-from benchmarks.public_libraries.drivers.loop import equal_start, replace_modules, run, timed
+from benchmarks.public_libraries.drivers.loop import Seconds, equal_start, replace_modules, run, timed
 from benchmarks.public_libraries.exchange import F64, FieldSpec, Job, RowsSpec, label, read_column, recent
 
 MULTI_TASK = {"mmoe": MMOE, "ple": PLE}
@@ -55,7 +55,7 @@ class TorchRechub:
             x_val=x, y_val=y, x_test=x, y_test=y, batch_size=job.batch_rows, num_workers=0
         )
 
-    def train_epoch(self) -> float:
+    def train_epoch(self) -> Seconds:
         """Train one epoch by the library's trainer."""
         return timed(lambda: self.trainer.train_one_epoch(self.train_loader))
 
