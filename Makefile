@@ -17,7 +17,7 @@ stamp := $(VENV)/.installed
 project := --editable ".[train,study,dev]"
 torch := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
-.PHONY: help demo serve test check format bench
+.PHONY: help demo serve test check format bench study
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,11 @@ format: $(stamp) ## format the code, and mend what the linter can
 
 bench: $(stamp) ## requests per second and latency of /score, beside a plain service
 	@$(py) -m benchmarks.bench
+
+study: $(stamp) ## every method on all of the data, beside the rivals (hours; it resumes)
+	@for stage in prepare embed cluster; do $(py) -m training $$stage configs/complete_journey.yaml; done
+	@$(py) -m benchmarks.study_rivals configs/study.yaml
+	@$(py) -m training study configs/study.yaml
 
 # The first Python among these that the project runs on; PYTHON=... names another.
 find_python = for candidate in $(or $(PYTHON),python3.11 python3.12 python3); do \

@@ -126,7 +126,9 @@ def check_rows(config: StudyConfig, inputs: Inputs, names: Iterable[str]) -> Non
         try:
             inputs.bench.domains_of(model)
             data = inputs.data.restricted_to(inputs.bench.features_of(model))
-            build_model(inputs.bench, model, data, TaskLosses(model, inputs.bench.tasks))
+            built = build_model(inputs.bench, model, data, TaskLosses(model, inputs.bench.tasks))
+            if "behaviors" in built.reads.values() and inputs.bench.config.history.limits.behaviors_max == 0:
+                raise ConfigError("it reads behaviors: the pipeline's history.limits.behaviors_max is 0")
         except (ConfigError, ValueError) as error:  # of options: pydantic's are ValueErrors
             wrong.append(f"  rows.{name}: {error}")
     if wrong:

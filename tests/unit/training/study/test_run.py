@@ -175,6 +175,13 @@ def test_a_row_that_makes_no_model_is_refused_before_any_fit(
         run_study(own.config(), own.pipeline, rows=["gone"], json=True)
 
 
+def test_a_row_that_would_read_empty_histories_is_refused(study: Study) -> None:
+    assert study.pipeline.history.limits.behaviors_max == 0
+    rows = {**ROWS, "raw": {"label": "r", "group": "x", "model": {"interests": [{"name": "twin"}]}}}
+    with pytest.raises(ConfigError, match=r"rows\.raw: .*behaviors_max"):
+        run_study(study.config(rows=rows), study.pipeline, json=True)
+
+
 def test_a_report_fits_nothing(tmp_path: Path, finished_pipeline: PipelineConfig) -> None:
     own = Study(tmp_path, finished_pipeline)
     run_study(own.config(), own.pipeline, report_only=True, json=True)
