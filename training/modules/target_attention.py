@@ -88,20 +88,24 @@ class TargetAttention(nn.Module):
             + embedding(part.age, self.age_value(self.age.weight))
             + embedding(part.strength, self.strength_value(self.strength.weight))
         )
-        bias = embedding(part.age, self.age_bias(self.age.weight)) + embedding(
-            part.strength, self.strength_bias(self.strength.weight)
-        )  # (V, L, A)
         by_head = (visits, length, self.heads, self.head_width)
         mixed, mass = attend(
             pad_rows(queries, visits, layout).unflatten(-1, (self.heads, self.head_width)),
             embedding(part.index, keys).view(by_head),
             mixed_values.view(by_head),
-            bias + _log_size(part.size, weigh_sizes=self.weigh_sizes)[..., None],
+            self.bias(part),
             part.size,
             keep=self.keep,
         )  # (V, P, A * head_width), (V, P, A)
         out: Tensor = self.output(take_rows(mixed, layout))
         return torch.cat([out, take_rows(mass, layout)], dim=-1) if self.mass else out
+
+    def bias(self, part: HistoryPart) -> Tensor:
+        """Return what each position adds to the scores of all targets, (V, L, A): cross features and ln n."""
+        cross = embedding(part.age, self.age_bias(self.age.weight)) + embedding(
+            part.strength, self.strength_bias(self.strength.weight)
+        )
+        return cross + _log_size(part.size, weigh_sizes=self.weigh_sizes)[..., None]
 
     @torch.no_grad()
     def fill_unseen(self, age_seen: Tensor, strength_seen: Tensor) -> None:
