@@ -15,14 +15,19 @@ from service.contract.history import (
     Behaviors,
     History,
     HistoryLimits,
+    ItemCounts,
     Snapshot,
     age_buckets,
     build_history,
+    decode_snapshot,
+    encode_snapshot,
     strength_buckets,
 )
 
 Row = tuple[int, int, int]  # at_ms, item, strength
+Counted = tuple[int, int, int]  # item, count, age in s
 LIMITS = HistoryLimits()
+ALL = HistoryLimits(behaviors_max=50)
 
 
 def behaviors(rows: Sequence[Row]) -> Behaviors:
@@ -32,7 +37,22 @@ def behaviors(rows: Sequence[Row]) -> Behaviors:
     )
 
 
-def snapshot(at_ms: int, clusters: Sequence[tuple[int, int, int, int]], tail: Sequence[Row]) -> Snapshot:
+def item_counts(rows: Sequence[Counted]) -> ItemCounts:
+    columns = np.array(rows, np.int64).reshape(-1, 3).T
+    return ItemCounts(columns[0].astype(np.uint32), columns[1].astype(np.uint32), columns[2])
+
+
+def counted_of(history: History) -> list[Counted]:
+    counted = history.counted
+    return list(zip(counted.item.tolist(), counted.count.tolist(), counted.age_s.tolist(), strict=True))
+
+
+def snapshot(
+    at_ms: int,
+    clusters: Sequence[tuple[int, int, int, int]],
+    tail: Sequence[Row],
+    counts: Sequence[Counted] = (),
+) -> Snapshot:
     """Return a snapshot of clusters (item, size, mean age in s, strength)."""
     columns = np.array(clusters, np.int64).reshape(-1, 4).T
     return Snapshot(
@@ -42,6 +62,7 @@ def snapshot(at_ms: int, clusters: Sequence[tuple[int, int, int, int]], tail: Se
         columns[2].astype(np.uint32),
         columns[3].astype(np.uint16),
         behaviors(tail),
+        item_counts(counts),
     )
 
 
@@ -51,27 +72,30 @@ def ages(*age_s: int) -> list[int]:
 
 def test_no_history_at_all() -> None:
     history = build_history(None, Behaviors.empty(), at_ms=0, limits=LIMITS)
-    assert [len(getattr(history, name)) for name in History.__slots__] == [0] * 7
+    assert [len(getattr(history, name)) for name in History.__slots__] == [0] * 11
 
 
 def test_behavior_at_the_request_is_not_seen_and_one_before_is() -> None:
-    history = build_history(None, behaviors([(100, 1, 0), (99, 2, 0), (101, 3, 0)]), at_ms=100, limits=LIMITS)
-    assert history.item.tolist() == history.recent_item.tolist() == [2]
+    history = build_history(None, behaviors([(100, 1, 0), (99, 2, 0), (101, 3, 0)]), at_ms=100, limits=ALL)
+    assert history.item.tolist() == history.recent_item.tolist() == history.behavior_item.tolist() == [2]
+    assert counted_of(history) == [(2, 1, 0)]
 
 
 def test_behavior_at_the_snapshot_is_recent_and_one_before_is_covered() -> None:
-    old = snapshot(50, [(9, 4, 10, 0)], [(49, 8, 0)])
-    history = build_history(old, behaviors([(49, 1, 0), (50, 2, 0)]), at_ms=100, limits=LIMITS)
+    old = snapshot(50, [(9, 4, 10, 0)], [(49, 8, 0)], [(8, 3, 0), (9, 1, 7)])
+    history = build_history(old, behaviors([(49, 1, 0), (50, 2, 0)]), at_ms=100, limits=ALL)
     assert history.item.tolist() == [9, 2]
     assert history.size.tolist() == [4.0, 1.0]
-    assert history.recent_item.tolist() == [8, 2]
+    assert history.recent_item.tolist() == history.behavior_item.tolist() == [8, 2]
+    assert counted_of(history) == [(8, 3, 0), (9, 1, 7), (2, 1, 0)]
 
 
 @pytest.mark.parametrize("at_ms", [100, 101])
 def test_snapshot_at_or_after_the_request_is_not_used(at_ms: int) -> None:
-    future = snapshot(at_ms, [(9, 4, 10, 0)], [(5, 8, 0)])
-    history = build_history(future, behaviors([(20, 1, 0), (100, 2, 0)]), at_ms=100, limits=LIMITS)
-    assert history.item.tolist() == history.recent_item.tolist() == [1]
+    future = snapshot(at_ms, [(9, 4, 10, 0)], [(5, 8, 0)], [(8, 4, 0)])
+    history = build_history(future, behaviors([(20, 1, 0), (100, 2, 0)]), at_ms=100, limits=ALL)
+    assert history.item.tolist() == history.recent_item.tolist() == history.behavior_item.tolist() == [1]
+    assert counted_of(history) == [(1, 1, 0)]
 
 
 def test_snapshot_just_before_the_request_is_used() -> None:
@@ -87,18 +111,40 @@ def test_order_of_arrival_does_not_matter_but_ties_keep_it() -> None:
 
 def test_clusters_grow_older_from_the_snapshot_to_the_request() -> None:
     day_ms = 86_400_000
-    old = snapshot(0, [(9, 4, 3_600, 0)], [(-7_000, 8, 0)])
-    history = build_history(old, behaviors([(day_ms, 2, 0)]), at_ms=2 * day_ms, limits=LIMITS)
+    old = snapshot(0, [(9, 4, 3_600, 0)], [(-7_000, 8, 0)], [(8, 1, 7), (9, 3, 5_000)])
+    history = build_history(old, behaviors([(day_ms, 2, 0)]), at_ms=2 * day_ms, limits=ALL)
     assert history.age.tolist() == ages(3_600 + 2 * 86_400, 86_400)
-    assert history.recent_age.tolist() == ages(2 * 86_400 + 7, 86_400)
+    assert history.recent_age.tolist() == history.behavior_age.tolist() == ages(2 * 86_400 + 7, 86_400)
+    assert counted_of(history) == [(8, 1, 2 * 86_400 + 7), (9, 3, 2 * 86_400 + 5_000), (2, 1, 86_400)]
+
+
+def test_ages_of_counts_may_exceed_what_the_codec_holds() -> None:
+    old = snapshot(0, [(9, 1, 0, 0)], [], [(9, 1, 2**32 - 1)])
+    decoded = decode_snapshot(encode_snapshot(old))
+    history = build_history(decoded, Behaviors.empty(), at_ms=10_000, limits=LIMITS)
+    assert counted_of(history) == [(9, 1, 2**32 - 1 + 10)]
 
 
 def test_caps_keep_the_newest() -> None:
     old = snapshot(0, [(90, 2, 0, 0), (91, 2, 0, 0)], [(-2, 80, 0), (-1, 81, 0)])
     live = behaviors([(t, t, 0) for t in (1, 2, 3)])
-    history = build_history(old, live, at_ms=100, limits=HistoryLimits(singletons_max=2, recents_max=4))
+    limits = HistoryLimits(singletons_max=2, recents_max=4, behaviors_max=1)
+    history = build_history(old, live, at_ms=100, limits=limits)
     assert history.item.tolist() == [90, 91, 2, 3]
     assert history.recent_item.tolist() == [81, 1, 2, 3]
+    assert history.behavior_item.tolist() == [3]
+
+
+def test_no_cap_bounds_what_is_counted() -> None:
+    old = snapshot(0, [(90, 2, 0, 0)], [], [(90, 2, 1)])
+    limits = HistoryLimits(singletons_max=0, recents_max=0, behaviors_max=0)
+    history = build_history(old, behaviors([(t, t, 0) for t in (1, 2, 3)]), at_ms=100, limits=limits)
+    assert counted_of(history) == [(90, 2, 1), (1, 1, 0), (2, 1, 0), (3, 1, 0)]
+
+
+def test_a_life_cycle_without_a_cap_of_its_own_has_no_raw_behaviors() -> None:
+    history = build_history(None, behaviors([(1, 1, 0)]), at_ms=100, limits=LIMITS)
+    assert history.recent_item.tolist() == [1] and history.behavior_item.tolist() == []
 
 
 def test_caps_of_zero_leave_the_clusters() -> None:
@@ -119,55 +165,80 @@ def slow_history(
 ) -> dict[str, list[float]]:
     clusters: list[tuple[int, float, int, int]] = []  # item, size, age in s, strength
     tail: list[Row] = []
+    counted: list[Counted] = []
     since = -(2**62)
     if old is not None and old.at_ms < at_ms:
         since = old.at_ms
+        older_s = (at_ms - since) // 1000
         clusters = [
-            (int(i), float(n), int(a) + (at_ms - since) // 1000, int(s))
+            (int(i), float(n), int(a) + older_s, int(s))
             for i, n, a, s in zip(old.item, old.size, old.mean_age_s, old.strength, strict=True)
         ]
         tail = list(
             zip(*(c.tolist() for c in (old.tail.at_ms, old.tail.item, old.tail.strength)), strict=True)
         )
+        counts = zip(old.counts.item, old.counts.count, old.counts.age_s, strict=True)
+        counted = [(int(i), int(n), int(a) + older_s) for i, n, a in counts]
     live = sorted((r for r in recent if since <= r[0] < at_ms), key=lambda r: r[0])
     kept = live[-limits.singletons_max :] if limits.singletons_max else []
     clusters += [(item, 1.0, (at_ms - t) // 1000, s) for t, item, s in kept]
-    newest = (tail + live)[-limits.recents_max :] if limits.recents_max else []
+    counted += [(item, 1, (at_ms - t) // 1000) for t, item, _ in live]
     return {
         "item": [c[0] for c in clusters],
         "size": [c[1] for c in clusters],
         "age": ages(*(c[2] for c in clusters)),
         "strength": [min(c[3] * 16 // 1024, STRENGTH_BUCKETS - 1) for c in clusters],
-        "recent_item": [r[1] for r in newest],
-        "recent_age": ages(*((at_ms - r[0]) // 1000 for r in newest)),
-        "recent_strength": [min(r[2] * 16 // 1024, STRENGTH_BUCKETS - 1) for r in newest],
+        **slow_newest("recent", tail + live, at_ms, limits.recents_max),
+        **slow_newest("behavior", tail + live, at_ms, limits.behaviors_max),
+        "counted": counted,  # type: ignore[dict-item]
+    }
+
+
+def slow_newest(name: str, rows: Sequence[Row], at_ms: int, count: int) -> dict[str, list[float]]:
+    newest = rows[-count:] if count else []
+    return {
+        f"{name}_item": [r[1] for r in newest],
+        f"{name}_age": [*ages(*((at_ms - r[0]) // 1000 for r in newest))],
+        f"{name}_strength": [min(r[2] * 16 // 1024, STRENGTH_BUCKETS - 1) for r in newest],
     }
 
 
 rows = st.tuples(st.integers(0, 30_000), st.integers(0, 9), st.integers(0, 2_000))
 clusters = st.tuples(st.integers(0, 9), st.integers(1, 20), st.integers(0, 10**8), st.integers(0, 2_000))
+counted_rows = st.tuples(st.integers(0, 9), st.integers(1, 20), st.integers(0, 10**8))
+Old = tuple[int, list[tuple[int, int, int, int]], list[Row], list[Counted]]
 
 
 @settings(max_examples=300)
 @given(
-    st.none() | st.tuples(st.integers(0, 30_000), st.lists(clusters, max_size=5), st.lists(rows, max_size=5)),
+    st.none()
+    | st.tuples(
+        st.integers(0, 30_000),
+        st.lists(clusters, max_size=5),
+        st.lists(rows, max_size=5),
+        st.lists(counted_rows, max_size=5),
+    ),
     st.lists(rows, max_size=12),
     st.integers(0, 30_000),
-    st.builds(HistoryLimits, singletons_max=st.integers(0, 5), recents_max=st.integers(0, 8)),
+    st.builds(
+        HistoryLimits,
+        singletons_max=st.integers(0, 5),
+        recents_max=st.integers(0, 8),
+        behaviors_max=st.integers(0, 8),
+    ),
 )
 def test_history_is_that_of_the_plain_reference(
-    old: tuple[int, list[tuple[int, int, int, int]], list[Row]] | None,
-    recent: list[Row],
-    at_ms: int,
-    limits: HistoryLimits,
+    old: Old | None, recent: list[Row], at_ms: int, limits: HistoryLimits
 ) -> None:
     made = None
     if old is not None:
         tail = sorted(((t % (old[0] + 1) - 1, i, s) for t, i, s in old[2]), key=lambda r: r[0])
-        made = snapshot(old[0], old[1], tail)
+        made = snapshot(old[0], old[1], tail, old[3])
     history = build_history(made, behaviors(recent), at_ms=at_ms, limits=limits)
     expected = slow_history(made, recent, at_ms, limits)
+    assert counted_of(history) == expected.pop("counted")
     assert {name: getattr(history, name).tolist() for name in expected} == expected
+    assert set(expected) == set(History.__slots__) - {"counted"}
 
 
 def test_age_buckets_are_two_an_octave() -> None:

@@ -12,7 +12,10 @@ import pytest
 from service.contract.artefact import GOLDEN_FILE
 from service.contract.catalogue import Catalogue
 from service.contract.errors import ArtefactError
+from service.contract.features import FeatureSpec
 from service.contract.golden import GoldenCandidate, GoldenRequest, read_golden, replay_golden, write_golden
+from service.contract.history import Behaviors, ItemCounts, Snapshot, encode_behavior, encode_snapshot
+from service.contract.match import match_features, match_keys
 from service.contract.served_inputs import Feeds, ItemTables, rows_by_catalogue_id
 from tests.unit.service.contract.made import golden_bytes, manifest
 
@@ -26,7 +29,7 @@ REQUEST = GoldenRequest(
         GoldenCandidate(item_id="b", context={"place": "A"}),
         GoldenCandidate(item_id="?", context={}),
     ),
-    snapshot=golden_bytes("history_snapshot_v1"),
+    snapshot=golden_bytes("history_snapshot_v2"),
     recent=golden_bytes("recent_list_v1"),
     probability=((0.5, 0.25), (0.125, 0.0001)),
 )
@@ -34,19 +37,25 @@ REQUEST = GoldenRequest(
 
 def tables() -> ItemTables:
     rows = np.arange(3, dtype=np.float32)[:, None]
-    return ItemTables(rows_by_catalogue_id(np.arange(3, dtype=np.uint32)), rows, np.stack([rows, rows]), rows)
+    return ItemTables(
+        rows=rows_by_catalogue_id(np.arange(3, dtype=np.uint32)),
+        shared=rows,
+        by_domain=np.stack([rows, rows]),
+        embedding=rows,
+        match_keys=match_keys(("item_id",), np.zeros((3, 0), np.int64), ()),
+    )
 
 
 def test_bytes_are_the_stores_in_memory_and_base64_in_the_file(tmp_path: Path) -> None:
     write_golden(tmp_path, [REQUEST, REQUEST.model_copy(update={"snapshot": None, "recent": b""})])
     first, second = read_golden(tmp_path)
-    assert first == REQUEST and first.snapshot == golden_bytes("history_snapshot_v1")
+    assert first == REQUEST and first.snapshot == golden_bytes("history_snapshot_v2")
     assert (second.snapshot, second.recent) == (None, b"")
     stored = json.loads((tmp_path / GOLDEN_FILE).read_text())[0]["recent"]
     assert base64.urlsafe_b64decode(stored) == golden_bytes("recent_list_v1")
 
 
-def replay(folder: Path, probability: list[list[float]]) -> tuple[int, list[Feeds]]:
+def replay(folder: Path, probability: list[list[float]], *features: FeatureSpec) -> tuple[int, list[Feeds]]:
     seen: list[Feeds] = []
 
     def run(feeds: Feeds) -> np.ndarray:
@@ -54,7 +63,9 @@ def replay(folder: Path, probability: list[list[float]]) -> tuple[int, list[Feed
         return np.array(probability, np.float32)
 
     catalogue = Catalogue("items", ["a", "b"])
-    return replay_golden(folder, manifest=manifest(), catalogue=catalogue, tables=tables(), run=run), seen
+    reader = manifest()
+    reader = reader.model_copy(update={"features": (*reader.features, *features)})
+    return replay_golden(folder, manifest=reader, catalogue=catalogue, tables=tables(), run=run), seen
 
 
 def test_replay_lays_the_request_out_with_its_history(tmp_path: Path) -> None:
@@ -66,6 +77,26 @@ def test_replay_lays_the_request_out_with_its_history(tmp_path: Path) -> None:
     assert feeds["candidate_ids"].tolist() == [[1], [0]]
     assert feeds["cluster_size"].tolist() == [20, 1, 3, 1]
     assert feeds["recent_size"].tolist() == [1, 1, 1]
+
+
+def test_replay_counts_how_often_the_life_cycle_had_a_candidate(tmp_path: Path) -> None:
+    """`b` has catalogue id 2 and is bought once in the snapshot's table, a day before it, and twice live."""
+    old = Snapshot(
+        at_ms=REQUEST.at_ms - 1000,
+        item=np.array([1], np.uint32),
+        size=np.array([9], np.uint32),
+        mean_age_s=np.array([0], np.uint32),
+        strength=np.array([0], np.uint16),
+        tail=Behaviors.empty(),
+        counts=ItemCounts(np.array([2, 1], np.uint32), np.array([1, 8], np.uint32), np.array([86_400, 5])),
+    )
+    recent = b"".join(
+        encode_behavior(at_ms=REQUEST.at_ms - ago_ms, event=ago_ms, item=2, strength=1) for ago_ms in (1, 500)
+    )
+    changes = {"snapshot": encode_snapshot(old), "recent": recent}
+    write_golden(tmp_path, [REQUEST.model_copy(update=changes)])
+    _, (feeds,) = replay(tmp_path, [[0.5, 0.25], [0.125, 0.0001]], *match_features(("item_id",)))
+    assert feeds["candidate_ids"].tolist() == [[1, 3 + 1, 1], [0, 1, 0]]
 
 
 @pytest.mark.parametrize("wrong", [0.0002, 0.000101, 0.0, float("nan")])

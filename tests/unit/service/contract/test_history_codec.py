@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +16,7 @@ from service.contract.errors import BlobError
 from service.contract.history import (
     BEHAVIOR_DTYPE,
     Behaviors,
+    ItemCounts,
     Snapshot,
     decode_behaviors,
     decode_snapshot,
@@ -33,35 +38,108 @@ GOLDEN = Snapshot(
         np.array([5, 70_000], np.uint32),
         np.array([512, 1], np.uint16),
     ),
+    counts=ItemCounts(
+        np.array([70_000, 2**32 - 2], np.uint32),
+        np.array([7, 2**32 - 1], np.uint32),
+        np.array([1, 2**32 - 1], np.int64),
+    ),
 )
+WITHOUT_COUNTS = replace(GOLDEN, counts=ItemCounts.empty())
+HEADER_BYTES = {1: 20, 2: 28}
 
 
-def parts(snapshot: Snapshot) -> list[object]:
-    tail = snapshot.tail
-    columns = (snapshot.item, snapshot.size, snapshot.mean_age_s, snapshot.strength)
-    return [snapshot.at_ms, *(c.tolist() for c in (*columns, tail.at_ms, tail.item, tail.strength))]
+def columns(snapshot: Snapshot) -> dict[str, list[int]]:
+    tail, counts = snapshot.tail, snapshot.counts
+    arrays = {
+        "item": snapshot.item,
+        "size": snapshot.size,
+        "mean_age_s": snapshot.mean_age_s,
+        "strength": snapshot.strength,
+        "tail_at_ms": tail.at_ms,
+        "tail_item": tail.item,
+        "tail_strength": tail.strength,
+        "counts_item": counts.item,
+        "counts_count": counts.count,
+        "counts_age_s": counts.age_s,
+    }
+    return {name: array.tolist() for name, array in arrays.items()}
+
+
+def parts(snapshot: Snapshot) -> tuple[int, dict[str, list[int]]]:
+    return snapshot.at_ms, columns(snapshot)
+
+
+def written_out(snapshot: Snapshot, *, version: int) -> bytes:
+    """Return a snapshot's bytes number by number: the format again, in other words than the codec's.
+
+    version, 3 bytes of 0, how many clusters, how long a tail, the moment; from version 2 on how many counted
+    items and 4 bytes of 0. Then array by array: tail's times (i8); clusters' items, sizes and ages, the
+    tail's items, from version 2 on the counted items, counts and ages (u4); strengths of clusters and of the tail (u2).
+    """
+    of = columns(snapshot)
+    out = struct.pack("<BBBB", version, 0, 0, 0)
+    out += struct.pack("<IIq", len(of["item"]), len(of["tail_item"]), snapshot.at_ms)
+    counted = ("counts_item", "counts_count", "counts_age_s")
+    if version == 1:
+        assert not of["counts_item"]
+    else:
+        out += struct.pack("<II", len(of["counts_item"]), 0)
+
+    def run(kind: str, names: Sequence[str]) -> bytes:
+        return b"".join(struct.pack(f"<{kind}", value) for name in names for value in of[name])
+
+    words = ("item", "size", "mean_age_s", "tail_item", *(counted if version > 1 else ()))
+    return out + run("q", ["tail_at_ms"]) + run("I", words) + run("H", ["strength", "tail_strength"])
 
 
 @st.composite
 def snapshots(draw: st.DrawFn) -> Snapshot:
-    clusters, tail = draw(st.integers(0, 30)), draw(st.integers(0, 10))
+    clusters, tail, counted = draw(st.integers(0, 30)), draw(st.integers(0, 10)), draw(st.integers(0, 20))
     return Snapshot(
         draw(st.integers(-(2**63), 2**63 - 1)),
         *(draw(arrays.arrays(np.uint32, clusters)) for _ in range(3)),
         draw(arrays.arrays(np.uint16, clusters)),
         Behaviors(*(draw(arrays.arrays(dtype, tail)) for dtype in (np.int64, np.uint32, np.uint16))),
+        ItemCounts(
+            draw(arrays.arrays(np.uint32, counted)),
+            draw(arrays.arrays(np.uint32, counted)),
+            draw(arrays.arrays(np.uint32, counted)).astype(np.int64),
+        ),
     )
 
 
-def test_golden_snapshot_of_version_1() -> None:
-    assert encode_snapshot(GOLDEN) == golden_bytes("history_snapshot_v1")
-    assert parts(decode_snapshot(golden_bytes("history_snapshot_v1"))) == parts(GOLDEN)
+def test_golden_snapshot() -> None:
+    assert encode_snapshot(GOLDEN) == golden_bytes("history_snapshot_v2")
+    assert parts(decode_snapshot(golden_bytes("history_snapshot_v2"))) == parts(GOLDEN)
 
 
-def test_golden_empty_snapshot_of_version_1() -> None:
+def test_golden_empty_snapshot() -> None:
+    empty = decode_snapshot(golden_bytes("history_snapshot_v2_empty"))
+    assert empty.at_ms == -5 and not any(columns(empty).values())
+    assert encode_snapshot(empty) == golden_bytes("history_snapshot_v2_empty")
+
+
+def test_golden_snapshots_of_version_1_are_read_and_have_no_counts() -> None:
+    assert parts(decode_snapshot(golden_bytes("history_snapshot_v1"))) == parts(WITHOUT_COUNTS)
     empty = decode_snapshot(golden_bytes("history_snapshot_v1_empty"))
-    assert parts(empty) == [-5, [], [], [], [], [], [], []]
-    assert encode_snapshot(empty) == golden_bytes("history_snapshot_v1_empty")
+    assert empty.at_ms == -5 and not any(columns(empty).values())
+
+
+@given(snapshots())
+def test_bytes_are_those_of_the_format_written_out(snapshot: Snapshot) -> None:
+    assert encode_snapshot(snapshot) == written_out(snapshot, version=2)
+
+
+@given(snapshots())
+def test_version_1_is_read_whatever_is_in_it(snapshot: Snapshot) -> None:
+    older = replace(snapshot, counts=ItemCounts.empty())
+    assert parts(decode_snapshot(written_out(older, version=1))) == parts(older)
+
+
+def test_ages_of_counts_beyond_the_codecs_range_stay_at_its_ends() -> None:
+    counts = ItemCounts(np.ones(2, np.uint32), np.ones(2, np.uint32), np.array([2**32, -1]))
+    decoded = decode_snapshot(encode_snapshot(replace(GOLDEN, counts=counts)))
+    assert decoded.counts.age_s.tolist() == [2**32 - 1, 0]
 
 
 def test_golden_recent_list() -> None:
@@ -82,34 +160,46 @@ def test_golden_recent_list() -> None:
 def test_snapshot_round_trip(snapshot: Snapshot) -> None:
     decoded = decode_snapshot(encode_snapshot(snapshot))
     assert parts(decoded) == parts(snapshot)
-    assert [a.dtype for a in (decoded.item, decoded.strength, decoded.tail.at_ms)] == [
-        np.dtype("<u4"),
-        np.dtype("<u2"),
-        np.dtype("<i8"),
-    ]
+    arrays_of = (decoded.item, decoded.strength, decoded.tail.at_ms, decoded.counts.count)
+    assert [a.dtype for a in arrays_of] == [np.dtype(kind) for kind in ("<u4", "<u2", "<i8", "<u4")]
+    assert decoded.counts.age_s.dtype == np.int64  # so that no sum of ages can wrap
 
 
 @given(snapshots())
-def test_snapshot_takes_14_bytes_a_cluster_and_a_behavior(snapshot: Snapshot) -> None:
-    assert len(encode_snapshot(snapshot)) == 20 + 14 * (len(snapshot.item) + len(snapshot.tail))
+def test_snapshot_takes_14_bytes_a_cluster_and_a_behavior_and_12_a_counted_item(snapshot: Snapshot) -> None:
+    rows_bytes = 14 * (len(snapshot.item) + len(snapshot.tail)) + 12 * len(snapshot.counts)
+    assert len(encode_snapshot(snapshot)) == HEADER_BYTES[2] + rows_bytes
 
 
-@given(snapshots(), st.data())
-def test_truncated_or_lengthened_snapshot_is_refused(snapshot: Snapshot, data: st.DataObject) -> None:
-    blob = encode_snapshot(snapshot)
+@given(snapshots(), st.sampled_from([1, 2]), st.data())
+def test_truncated_or_lengthened_snapshot_is_refused(
+    snapshot: Snapshot, version: int, data: st.DataObject
+) -> None:
+    if version == 1:
+        snapshot = replace(snapshot, counts=ItemCounts.empty())
+    blob = written_out(snapshot, version=version)
     with pytest.raises(BlobError):
         decode_snapshot(blob[: data.draw(st.integers(0, len(blob) - 1))])
     with pytest.raises(BlobError):
         decode_snapshot(blob + data.draw(st.binary(min_size=1, max_size=20)))
 
 
-@given(snapshots(), st.integers(0, 255).filter(lambda v: v != 1))
+@given(snapshots(), st.integers(0, 255).filter(lambda v: v not in HEADER_BYTES))
 def test_other_versions_are_refused(snapshot: Snapshot, version: int) -> None:
-    with pytest.raises(BlobError, match=f"version {version}, this service reads 1"):
+    with pytest.raises(BlobError, match=f"version {version}, this service reads 2"):
         decode_snapshot(bytes([version]) + encode_snapshot(snapshot)[1:])
 
 
-@given(snapshots(), st.integers(4, 11), st.integers(1, 255))
+@given(snapshots())
+def test_a_snapshot_whose_version_was_altered_is_refused(snapshot: Snapshot) -> None:
+    with pytest.raises(BlobError):
+        decode_snapshot(b"\x01" + encode_snapshot(snapshot)[1:])
+    older = written_out(replace(snapshot, counts=ItemCounts.empty()), version=1)
+    with pytest.raises(BlobError):
+        decode_snapshot(b"\x02" + older[1:])
+
+
+@given(snapshots(), st.sampled_from([*range(4, 12), *range(20, 24)]), st.integers(1, 255))
 def test_an_altered_count_is_refused(snapshot: Snapshot, byte: int, mask: int) -> None:
     blob = bytearray(encode_snapshot(snapshot))
     blob[byte] ^= mask

@@ -1,7 +1,8 @@
-"""A request as the graph's tensors: rows within bounds, padding, and the order of ids."""
+"""A request as the graph's tensors: rows within bounds, padding, the order of ids, and what matches."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from service.contract import artefact, served_inputs
 from service.contract.errors import ArtefactError
-from service.contract.history import Behaviors, HistoryLimits, build_history
+from service.contract.features import FeatureEncoder, FeatureSpec
+from service.contract.history import Behaviors, History, HistoryLimits, build_history
+from service.contract.match import ANY, match_features, match_keys
 from service.contract.served_inputs import (
     ItemTables,
     RequestEncoder,
@@ -22,6 +25,7 @@ from service.contract.served_inputs import (
 from tests.unit.service.contract.made import manifest
 
 IDS = np.array([0, 5, 2, 9], np.uint32)  # row -> catalogue id; row 0 is the cold-start row
+BRANDS = np.array([[0], [1], [1], [0]])  # row -> brand; the last item's is unknown
 
 
 def tables() -> ItemTables:
@@ -31,6 +35,7 @@ def tables() -> ItemTables:
         shared=rows[:, None] * np.ones((1, 2), np.float32),
         by_domain=np.stack([10 + rows[:, None], 20 + rows[:, None]]),
         embedding=rows[:, None] * np.ones((1, 3), np.float32),
+        match_keys=match_keys((ANY, "item_id", "brand"), BRANDS, ("brand",)),
     )
 
 
@@ -54,9 +59,9 @@ def test_looking_rows_up_leaves_the_ids_as_they_are() -> None:
 def test_rows_are_within_the_tables_for_any_ids(known: list[int], asked: list[int]) -> None:
     ids = np.array([0, *known], np.uint32)
     empty = np.zeros((len(ids), 0), np.float32)
-    found = ItemTables(rows_by_catalogue_id(ids), empty, empty[None], empty).rows_of(
-        np.array(asked, np.uint32)
-    )
+    keys = np.zeros((len(ids), 0), np.int32)
+    made = ItemTables(rows_by_catalogue_id(ids), empty, empty[None], empty, keys)
+    found = made.rows_of(np.array(asked, np.uint32))
     expected = [known.index(i) + 1 if i in known else 0 for i in asked]
     assert found.tolist() == expected
 
@@ -66,14 +71,17 @@ def test_artefact_of_the_cold_start_row_only() -> None:
     assert rows.tolist() == [0]
 
 
-def feeds(recent: Behaviors, candidates: list[int], domain: int = 1) -> dict[str, np.ndarray]:
+def feeds(
+    recent: Behaviors, candidates: list[int], domain: int = 1, behaviors_max: int = 2
+) -> dict[str, np.ndarray]:
+    limits = HistoryLimits(recents_max=1, behaviors_max=behaviors_max)
     return assemble(
         tables(),
         domain=domain,
         user_ids=[1, 2, 3],
         candidates=np.array(candidates, np.uint32),
         candidate_ids=np.zeros((len(candidates), 1), np.int64),
-        history=build_history(None, recent, at_ms=1_000_000, limits=HistoryLimits(recents_max=1)),
+        history=build_history(None, recent, at_ms=1_000_000, limits=limits),
     )
 
 
@@ -89,6 +97,10 @@ def test_tensors_of_a_request() -> None:
     assert made["cluster_strength"].tolist() == [16, 0]
     assert made["recent_item"].tolist() == [[0, 0, 0]]
     assert made["recent_size"].tolist() == [1]
+    assert made["behavior_item"].tolist() == [[3, 3, 3], [0, 0, 0]]
+    assert made["behavior_size"].tolist() == [1, 1]
+    assert made["behavior_strength"].tolist() == [16, 0]
+    assert made["behavior_age"].tolist() == made["cluster_age"].tolist()
     assert {made[name].dtype for name in ("domain", "user_ids", "candidate_ids", "cluster_age")} == {
         np.dtype(np.int64)
     }
@@ -96,9 +108,23 @@ def test_tensors_of_a_request() -> None:
 
 def test_empty_history_is_one_row_of_size_0() -> None:
     made = feeds(Behaviors.empty(), [5])
-    for part in ("cluster", "recent"):
+    for part in ("cluster", "recent", "behavior"):
         assert made[f"{part}_item"].tolist() == [[0, 0, 0]]
         assert [made[f"{part}_{name}"].tolist() for name in ("size", "age", "strength")] == [[0], [0], [0]]
+
+
+def test_behaviors_that_nobody_asked_for_are_one_row_of_size_0() -> None:
+    recent = Behaviors(np.array([0]), np.array([9], np.uint32), np.array([1024], np.uint16))
+    made = feeds(recent, [5], behaviors_max=0)
+    assert made["behavior_item"].tolist() == [[0, 0, 0]] and made["behavior_size"].tolist() == [0]
+    assert made["recent_size"].tolist() == [1]
+
+
+def test_every_part_has_its_tensors_and_no_other_is_laid_out() -> None:
+    of_parts = [name for part in served_inputs.PARTS.values() for name in part]
+    assert len(set(of_parts)) == len(of_parts)
+    others = {"domain", "user_ids", "candidate_ids", "item_shared", "item_by_domain"}
+    assert set(feeds(Behaviors.empty(), [5])) == others | set(of_parts)
 
 
 def test_no_candidates_have_tensors_of_no_rows() -> None:
@@ -126,13 +152,82 @@ def test_candidate_ids_have_a_row_a_candidate() -> None:
     assert encoder.candidate_ids([]).shape == (0, 1)
 
 
-def write_tables(folder: Path, shared_rows: int = 4) -> None:
+DAY_MS = 86_400_000
+
+
+def with_match(*features: FeatureSpec) -> RequestEncoder:
+    """Return the encoder of a model that has these match features beside its own."""
+    plain = manifest()
+    return RequestEncoder(plain.model_copy(update={"features": (*plain.features, *features)}))
+
+
+def history_of(*bought: tuple[int, int]) -> History:
+    """Return a life cycle of (catalogue id, days ago)."""
+    recent = Behaviors(
+        np.array([-days * DAY_MS for _, days in bought], np.int64),
+        np.array([item for item, _ in bought], np.uint32),
+        np.zeros(len(bought), np.uint16),
+    )
+    return build_history(None, recent, at_ms=0, limits=HistoryLimits())
+
+
+def test_match_ids_follow_those_of_the_candidates_context() -> None:
+    """By the boundaries: a count up to 7 has id count + 1; the days are those of the feature's own encoder."""
+    features = match_features((ANY, "item_id", "brand"))
+    encoder = with_match(*features)
+    days = FeatureEncoder(features[1])
+    own = encoder.candidate_ids([{"place": "B"}] * 5)
+    ids = encoder.with_match_ids(
+        tables(),
+        own,
+        candidates=np.array([5, 2, 9, 77, 0], np.uint32),
+        history=history_of((5, 40), (5, 3), (2, 20), (9, 8), (77, 1), (77, 2)),
+    )
+    at = {n: days.encode(float(n)) for n in (1, 3, 8, 20)}
+    everything = [6 + 1, at[1]]
+    assert ids.tolist() == [
+        [2, *everything, 2 + 1, at[3], 3 + 1, at[3]],  # bought twice; its brand three times
+        [2, *everything, 1 + 1, at[20], 3 + 1, at[3]],
+        [2, *everything, 1 + 1, at[8], 1, 0],  # has no brand
+        [2, *everything, 1, 0, 1, 0],  # newer than the artefact, though bought twice
+        [2, *everything, 1, 0, 1, 0],  # in no catalogue
+    ]
+
+
+def test_a_model_without_match_features_gets_the_ids_it_had() -> None:
+    own = np.array([[3], [4]])
+    ids = with_match().with_match_ids(
+        tables(), own, candidates=np.array([5, 2], np.uint32), history=history_of((5, 1))
+    )
+    assert ids is own
+
+
+def test_no_candidates_have_match_ids_of_no_rows() -> None:
+    encoder = with_match(*match_features((ANY,)))
+    tables_of_any = replace(tables(), match_keys=match_keys((ANY,), BRANDS, ("brand",)))
+    ids = encoder.with_match_ids(
+        tables_of_any,
+        encoder.candidate_ids([]),
+        candidates=np.zeros(0, np.uint32),
+        history=history_of((5, 1)),
+    )
+    assert ids.shape == (0, 3)
+
+
+TABLES = {
+    "shared": artefact.ITEM_SHARED_FILE,
+    "by_domain": artefact.ITEM_BY_DOMAIN_FILE,
+    "embedding": artefact.ITEM_EMBEDDING_FILE,
+    "match_keys": artefact.ITEM_MATCH_KEYS_FILE,
+}
+
+
+def write_tables(folder: Path) -> None:
     made = tables()
     (folder / "items").mkdir()
     np.save(folder / artefact.ITEM_CATALOGUE_IDS_FILE, IDS)
-    np.save(folder / artefact.ITEM_SHARED_FILE, np.zeros((shared_rows, 2), np.float32))
-    np.save(folder / artefact.ITEM_BY_DOMAIN_FILE, made.by_domain)
-    np.save(folder / artefact.ITEM_EMBEDDING_FILE, made.embedding)
+    for name, file in TABLES.items():
+        np.save(folder / file, getattr(made, name))
 
 
 def test_tables_are_mapped_not_loaded(tmp_path: Path) -> None:
@@ -140,19 +235,25 @@ def test_tables_are_mapped_not_loaded(tmp_path: Path) -> None:
     read = read_item_tables(tmp_path)
     assert read.rows.tolist() == [0, 0, 2, 0, 0, 1, 0, 0, 0, 3]
     assert read.by_domain.tolist() == tables().by_domain.tolist()
-    assert isinstance(read.embedding.base, np.memmap) or isinstance(read.embedding, np.memmap)
+    assert read.match_keys.tolist() == tables().match_keys.tolist()
+    for table in (read.shared, read.by_domain, read.embedding, read.match_keys):
+        assert isinstance(table.base, np.memmap) or isinstance(table, np.memmap)
 
 
-def test_tables_of_different_lengths_are_refused(tmp_path: Path) -> None:
-    write_tables(tmp_path, shared_rows=3)
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_of_different_lengths_are_refused(tmp_path: Path, name: str) -> None:
+    write_tables(tmp_path)
+    table = np.load(tmp_path / TABLES[name])
+    np.save(tmp_path / TABLES[name], np.delete(table, 0, axis=1 if name == "by_domain" else 0))
     with pytest.raises(ArtefactError, match="different numbers of rows"):
         read_item_tables(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["embedding", "match_keys"])
 @pytest.mark.parametrize("body", [None, b"", b"not numpy", b"\x93NUMPY\x01\x00"])
-def test_unreadable_table_is_refused(tmp_path: Path, body: bytes | None) -> None:
+def test_unreadable_table_is_refused(tmp_path: Path, name: str, body: bytes | None) -> None:
     write_tables(tmp_path)
-    path = tmp_path / artefact.ITEM_EMBEDDING_FILE
+    path = tmp_path / TABLES[name]
     path.unlink()
     if body is not None:
         path.write_bytes(body)
@@ -162,4 +263,4 @@ def test_unreadable_table_is_refused(tmp_path: Path, body: bytes | None) -> None
 
 def test_tensor_names_are_distinct() -> None:
     names = [v for k, v in vars(served_inputs).items() if k.isupper() and isinstance(v, str)]
-    assert len(set(names)) == len(names) == 15
+    assert len(set(names)) == len(names) == 19
