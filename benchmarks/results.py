@@ -14,12 +14,27 @@ from pathlib import Path
 from typing import Any
 
 
-def write_results(path: Path, rows: Sequence[Mapping[str, Any]], *, packages: Sequence[str]) -> None:
-    """Write rows with what is needed to read them later: machine, versions, command, date."""
-    command = shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+def write_results(
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    packages: Sequence[str],
+    versions: Mapping[str, str] | None = None,
+) -> None:
+    """Write rows with what is needed to read them later: machine, versions, command, date.
+
+    `packages` are installed here; `versions` are of what was measured in an environment of its own.
+    """
+    spec = sys.modules["__main__"].__spec__
+    module = f"benchmarks.{Path(sys.argv[0]).stem}" if spec is None else spec.name.removesuffix(".__main__")
+    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
     meta = {
         "machine": f"{_processor()}, {os.cpu_count()} cores",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in packages},
+            **(versions or {}),
+        },
         "command": command,
         "date": datetime.now(tz=UTC).date().isoformat(),
     }

@@ -25,6 +25,7 @@ from training.config import load_config
 from training.workbench import Workbench
 
 PACKAGES = ("numpy", "torch")
+VERSIONS = {library.distribution: library.version for library in LIBRARIES.values()}
 SPEED_MODELS = ("dcnv2", "din")
 
 
@@ -44,6 +45,7 @@ def main() -> None:
         command.add_argument("--epochs", type=int)
         command.add_argument("--batch-rows", type=int)
         command.add_argument("--learning-rate", type=float)
+        command.add_argument("--embedding-width", type=int)
     commands.choices["quality"].add_argument("--seeds", default="1")
     commands.choices["quality"].add_argument(
         "--leave-out", default="", help="features or sides that the models do not read: match"
@@ -93,7 +95,7 @@ def run_quality(arguments: argparse.Namespace) -> None:
             )
             key = (new[0]["library"], new[0]["name"], seed)
             found = [row for row in found if (row["library"], row["name"], row["seed"]) != key] + new
-            write_results(arguments.out, found, packages=PACKAGES)
+            write_results(arguments.out, found, packages=PACKAGES, versions=VERSIONS)
             for row in new:
                 if row["split"] == "test":
                     numbers = "  ".join(f"{metric} {row[metric]:.4f}" for metric in quality.METRICS)
@@ -111,7 +113,7 @@ def run_speed(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
         say=say,
     )
-    write_results(arguments.out, rows, packages=PACKAGES)
+    write_results(arguments.out, rows, packages=PACKAGES, versions=VERSIONS)
     print(
         f"{'model':<6} {'library':<14} {'samples/s':>10} {'ours/it':>8} {'per cpu s':>10} {'ours/it':>8}"
         f" {'loss before':>12} {'after':>8} {'sd':>8}"
@@ -138,6 +140,7 @@ def _sizes(arguments: argparse.Namespace) -> quality.Sizes:
         "epochs": arguments.epochs,
         "batch_rows": arguments.batch_rows,
         "learning_rate": arguments.learning_rate,
+        "embedding_width": arguments.embedding_width,
     }
     return quality.Sizes(**{name: value for name, value in given.items() if value is not None})
 
