@@ -57,7 +57,7 @@ class CrossFeatures(nn.Module):
 
 
 class CrossProjection(nn.Module):
-    """The rows of a projection that read cross features: each table is projected, not each behavior."""
+    """The rows of a projection that read cross features: tables are projected, not behaviors."""
 
     def __init__(self, cross: CrossFeatures, width: int) -> None:
         super().__init__()
@@ -67,7 +67,12 @@ class CrossProjection(nn.Module):
 
     def forward(self, projected: Tensor, cross: CrossFeatures, part: HistoryPart) -> Tensor:
         """Return `projected` (V, L, width), what items project to, plus what cross features do."""
-        ids = {"age": part.age, "strength": part.strength}
-        for name, linear in self.linears.items():
-            projected = projected + embedding(ids[name], linear(cross.tables[name].weight))
+        tables = {name: linear(cross.tables[name].weight) for name, linear in self.linears.items()}
+        if (
+            len(tables) == 2
+        ):  # one look-up of sums: the table of all pairs is shorter than a batch's histories
+            pairs = (tables["age"][:, None] + tables["strength"][None]).flatten(0, 1)
+            return projected + embedding(part.age * STRENGTH_BUCKETS + part.strength, pairs)
+        for name, table in tables.items():
+            projected = projected + embedding(part.age if name == "age" else part.strength, table)
         return projected

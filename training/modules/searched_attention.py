@@ -54,21 +54,20 @@ class SearchedAttention(nn.Module):
         self.cross = CrossFeatures(crossed)
         self.query = nn.Linear(item_width, inner, bias=False)  # W^q
         self.key = nn.Linear(item_width, inner, bias=False)  # the item's rows of W^k
-        self.cross_key = CrossProjection(self.cross, inner)
         self.value = nn.Linear(item_width, inner, bias=False)  # the item's rows of W^v
-        self.cross_value = CrossProjection(self.cross, inner)
+        self.cross_key_value = CrossProjection(self.cross, 2 * inner)  # the others of W^k, then of W^v
         self.output = nn.Linear(inner, out_width, bias=False)  # W^o
         self.key.load_state_dict(self.query.state_dict())  # like attracts like from the start
 
     def forward(self, target: Tensor, part: HistoryPart, layout: RowLayout) -> Tensor:
         """Return (B, out_width) for targets (B, D): each row attends to what it keeps of its own history."""
-        keys, values = self.key(part.items), self.value(part.items)  # (U, A * head_width), once per item
+        keys_values = self.keys_values(part.items)  # once per item
         with torch.no_grad():
             sought, known = self.search.of_targets(target), self.search.of_items(part.items)
 
         def read(rows: tuple[Tensor, ...], part: HistoryPart, layout: RowLayout) -> Tensor:
             queries, sought = (pad_rows(row, len(part.index), layout) for row in rows)
-            return take_rows(self.attend(queries, sought, keys, values, known, part), layout)
+            return take_rows(self.attend(queries, sought, keys_values, known, part), layout)
 
         return over_alike_histories(read, (self.queries(target), sought), part, layout)
 
@@ -77,28 +76,26 @@ class SearchedAttention(nn.Module):
         queries: Tensor = self.query(target) / math.sqrt(self.head_width)
         return queries
 
+    def keys_values(self, items: Tensor) -> Tensor:
+        """Return what items add to the keys of all heads, then to their values, (U, 2 * A * head_width)."""
+        return torch.cat([self.key(items), self.value(items)], dim=-1)
+
     def attend(
-        self,
-        queries: Tensor,
-        sought: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        known: Tensor,
-        part: HistoryPart,
+        self, queries: Tensor, sought: Tensor, keys_values: Tensor, known: Tensor, part: HistoryPart
     ) -> Tensor:
         """Search and attend over padded histories, (V, P, ·) -> (V, P, out_width).
 
-        `keys`, `values` (U, A * head_width) and `known` (U, Wi) are those of `part.items`.
+        `keys_values` (U, 2 * A * head_width) and `known` (U, Wi) are those of `part.items`.
         """
         by_head = (self.heads, self.head_width)
         valid = part.size > 0
         with torch.no_grad():
             kept = self.search.kept(sought, embedding(part.index, known), valid)
-        mixed_keys = self.cross_key(embedding(part.index, keys), self.cross, part)
-        mixed_values = self.cross_value(embedding(part.index, values), self.cross, part)
+        both = self.cross_key_value(embedding(part.index, keys_values), self.cross, part)
+        keys, values = both.unflatten(-1, (2, *by_head)).unbind(2)  # (V, L, A, d)
         mixed, mass = mix(
-            scores_by_head(queries.unflatten(-1, by_head), mixed_keys.unflatten(-1, by_head)),
-            mixed_values.unflatten(-1, by_head),
+            scores_by_head(queries.unflatten(-1, by_head), keys),
+            values,
             kept[:, None],
         )
         out: Tensor = self.output(mixed)
@@ -133,8 +130,7 @@ class ServedSearchedAttention(ServedInterest):
         out: Tensor = trained.attend(
             columns[None, :, : self.inner],
             columns[None, :, self.inner :],
-            trained.key(items),
-            trained.value(items),
+            trained.keys_values(items),
             trained.search.of_items(items),
             part,
         )

@@ -31,6 +31,8 @@ from training.modules.split import HistoryPart, RowLayout, ServedInterest
 CROSS_WIDTH = 8
 MASKED = -1e9
 TINY = 1e-30
+LEAST_EXPONENT = -80.0
+"""e^-80 is nothing beside the 1 of the highest score, and torch's exp of what underflows takes ten times as long."""
 RANK_STEPS = 1024.0
 """The search ranks scores in steps of 1 / RANK_STEPS: far above rounding errors, far below what matters."""
 
@@ -71,28 +73,23 @@ class TargetAttention(nn.Module):
     def forward(self, target: Tensor, part: HistoryPart, layout: RowLayout) -> Tensor:
         """Return (B, out_width) for targets (B, D): each row attends to its own history."""
         queries = self.query(target) / math.sqrt(self.head_width)
-        keys, values = self.key(part.items), self.value(part.items)  # (U, A * head_width), once per item
+        keys_values = torch.cat([self.key(part.items), self.value(part.items)], dim=-1)  # once per item
 
         def read(rows: tuple[Tensor, ...], part: HistoryPart, layout: RowLayout) -> Tensor:
-            return self._attend(rows[0], keys, values, part, layout)
+            return self._attend(rows[0], keys_values, part, layout)
 
         return over_alike_histories(read, (queries,), part, layout)
 
-    def _attend(
-        self, queries: Tensor, keys: Tensor, values: Tensor, part: HistoryPart, layout: RowLayout
-    ) -> Tensor:
-        """Attend over padded histories; keys and values are those of `part.items`."""
-        visits, length = part.index.shape
-        mixed_values = (
-            embedding(part.index, values)
-            + embedding(part.age, self.age_value(self.age.weight))
-            + embedding(part.strength, self.strength_value(self.strength.weight))
-        )
-        by_head = (visits, length, self.heads, self.head_width)
+    def _attend(self, queries: Tensor, keys_values: Tensor, part: HistoryPart, layout: RowLayout) -> Tensor:
+        """Attend over padded histories; keys and values (U, 2 * A * head_width) are those of `part.items`."""
+        visits = len(part.index)
+        by_head = (self.heads, self.head_width)
+        keys, values = embedding(part.index, keys_values).unflatten(-1, (2, *by_head)).unbind(2)
+        cross_values = self._cross(part, self.age_value, self.strength_value).unflatten(-1, by_head)
         mixed, mass = attend(
-            pad_rows(queries, visits, layout).unflatten(-1, (self.heads, self.head_width)),
-            embedding(part.index, keys).view(by_head),
-            mixed_values.view(by_head),
+            pad_rows(queries, visits, layout).unflatten(-1, by_head),
+            keys,
+            values + cross_values,
             self.bias(part),
             part.size,
             keep=self.keep,
@@ -102,10 +99,13 @@ class TargetAttention(nn.Module):
 
     def bias(self, part: HistoryPart) -> Tensor:
         """Return what each position adds to the scores of all targets, (V, L, A): cross features and ln n."""
-        cross = embedding(part.age, self.age_bias(self.age.weight)) + embedding(
-            part.strength, self.strength_bias(self.strength.weight)
-        )
+        cross = self._cross(part, self.age_bias, self.strength_bias)
         return cross + _log_size(part.size, weigh_sizes=self.weigh_sizes)[..., None]
+
+    def _cross(self, part: HistoryPart, of_age: nn.Linear, of_strength: nn.Linear) -> Tensor:
+        """Return the sum of two projections of cross features, (V, L, W), by one look-up in the table of all pairs."""
+        pairs = of_age(self.age.weight)[:, None] + of_strength(self.strength.weight)[None]
+        return embedding(part.age * STRENGTH_BUCKETS + part.strength, pairs.flatten(0, 1))
 
     @torch.no_grad()
     def fill_unseen(self, age_seen: Tensor, strength_seen: Tensor) -> None:
@@ -200,7 +200,10 @@ def mix(scores: Tensor, values: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor
     """
     scores = torch.where(allowed, scores, MASKED)
     highest = scores.amax(-1, keepdim=True)
-    parts = torch.exp(scores - highest) * allowed
+    below = scores - highest
+    if not torch.compiler.is_exporting():
+        below = below.clamp(min=LEAST_EXPONENT)
+    parts = torch.exp(below) * allowed
     total = parts.sum(-1, keepdim=True)
     mixed = torch.matmul(parts, values.transpose(1, 2)) / total.clamp(min=TINY)  # (V, A, P, d)
     floor = highest.clamp(min=0.0)

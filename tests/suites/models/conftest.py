@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from service.contract.history import HistoryLimits
 from tests.support.synthetic_encoded import tiny_encoded
 from training.data.encoded import EncodedData
 from training.export.parity import draw_cases
@@ -13,7 +14,7 @@ from training.export.raw_requests import Case
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> EncodedData:
-    return tiny_encoded(tmp_path_factory.mktemp("logs"))[1]
+    return tiny_encoded(tmp_path_factory.mktemp("logs"), limits=HistoryLimits(behaviors_max=20))[1]
 
 
 @pytest.fixture(scope="session")

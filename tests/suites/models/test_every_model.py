@@ -90,7 +90,9 @@ def test_everything_that_should_learn_does(choice: Choice, model: CtrModel, data
     batch = batch_builder(data).build(data.visits_of("train"))
     model.train()
     model.zero_grad()
-    torch.stack(list(losses(model(batch), batch).values())).sum().backward()
+    loss_of_tasks = torch.stack(list(losses(model(batch), batch).values())).sum()
+    auxiliary = model.auxiliary_loss(batch)
+    (loss_of_tasks if auxiliary is None else loss_of_tasks + auxiliary).backward()
     model.eval()
     still = [
         name
@@ -114,4 +116,4 @@ def test_histories_matter_where_a_module_reads_them(
         moved = (model(batch) - model(emptied)).abs().flatten(1).amax(1)
     known = batch.parts["clusters"].size[batch.layout.visit].any(1)
     assert not bool(moved[~known].any())
-    assert bool((moved[known] > 0).float().mean() > 0.5) == bool(choice.interests)
+    assert bool((moved[known] > 0).float().mean() > 0.1) == bool(choice.interests)  # a hard search finds few

@@ -29,8 +29,8 @@ def attention_over(made: SearchedAttention, target: F64, part: HistoryPart, kept
             for name, bucket in (("age", part.age[0, i]), ("strength", part.strength[0, i])):
                 if f"cross.tables.{name}.weight" in w:
                     vector = w[f"cross.tables.{name}.weight"][bucket]
-                    key = key + w[f"cross_key.linears.{name}.weight"][block] @ vector
-                    value = value + w[f"cross_value.linears.{name}.weight"][block] @ vector
+                    rows = w[f"cross_key_value.linears.{name}.weight"].reshape(2, -1, 8)[:, block]
+                    key, value = key + rows[0] @ vector, value + rows[1] @ vector
             scores.append(float(key @ query))
             values.append(value)
         weights = np.exp(np.array(scores))
