@@ -10,14 +10,19 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from training.metrics.activity import ActivityRow, by_activity
 from training.report import study_plots as plots
 from training.report import study_tables as tables
+from training.report.activity import behaviors_before, plot_activity
 from training.report.study_text import NAMES, number
 from training.study.bars import best_row, judge
 from training.study.config import StudyConfig
 from training.study.fitting import Inputs
+from training.study.rows import SplitRows
 from training.study.schedule import Outcome
 from training.study.systems import LIBRARY, System
+
+I64 = npt.NDArray[np.int64]
 
 LINES_MAX: Final = 6
 """Systems in one plot of lines: more cannot be told apart."""
@@ -87,13 +92,16 @@ def _bars(config: StudyConfig, systems: Mapping[str, System]) -> list[str]:
 def _plots(config: StudyConfig, inputs: Inputs, systems: Mapping[str, System], folder: Path) -> list[str]:
     test = inputs.splits["test"]
     shown = shown_as_lines(config, systems)
-    behaviors = behaviors_before(inputs)
+    begin_ms = inputs.bench.dataset.spec.splits.validation_end_ms
+    by_user = behaviors_before(inputs.bench.dataset, inputs.data.users, begin_ms)
+    user_of_row = inputs.data.visit_user[inputs.data.request_visit[test.requests]]
+    active = _activity(shown, test, by_user[user_of_row])
     every = list(systems.values())
     plots.quality(folder / "quality.svg", every, rival=systems.get(config.rival))
     plots.reliability(folder / "reliability.svg", shown, test)
     plots.learning_curves(folder / "learning_curves.svg", every)
-    plots.history_length(folder / "history_length.svg", shown, test, behaviors["exposure"])
-    plots.activity(folder / "activity.svg", shown, test, behaviors["test weeks"])
+    plots.history_length(folder / "history_length.svg", shown, test, behaviors_before_exposures(inputs))
+    plot_activity(folder / "activity.svg", active, task=test.task_names[0], domain_names=test.domain_names)
     plots.cost(folder / "cost.svg", every)
     titles = {
         "quality": "AUC and GAUC",
@@ -130,23 +138,35 @@ def shown_as_lines(config: StudyConfig, systems: Mapping[str, System]) -> list[S
     return found[:LINES_MAX]
 
 
-def behaviors_before(inputs: Inputs) -> dict[str, npt.NDArray[np.int64]]:
-    """Return how many behaviors the user of each test row had before the exposure, and before the test weeks."""
+def _activity(systems: Sequence[System], rows: SplitRows, behaviors: I64) -> dict[str, list[ActivityRow]]:
+    """Return the first task's calibration by decile of users, by system; `behaviors` (B,) is of the row's user."""
+    return {
+        system.label: by_activity(
+            rows.labels[:, :1],
+            system.probability("test")[:, :1],
+            rows.weights,
+            users=rows.users,
+            activity=behaviors,
+            domains=rows.domains,
+            domain_names=rows.domain_names,
+            task_names=rows.task_names[:1],
+        )
+        for system in systems
+    }
+
+
+def behaviors_before_exposures(inputs: Inputs) -> I64:
+    """Return how many behaviors the user of each test row had before the exposure, (B,)."""
     dataset, rows = inputs.bench.dataset, inputs.splits["test"].rows
     shown = dataset.exposures.select("user_id", at_ms=pl.col("shown_at_ms"))[rows].with_row_index("row")
     behaviors = dataset.behaviors.select("user_id", "at_ms").sort("user_id", "at_ms")
     numbered = behaviors.with_columns(count=pl.col("at_ms").cum_count().over("user_id").cast(pl.Int64))
-    begin_ms = dataset.spec.splits.validation_end_ms
-
-    def counted(moments: pl.DataFrame) -> npt.NDArray[np.int64]:
-        joined = moments.sort("at_ms").join_asof(
-            numbered.sort("at_ms"),
-            on="at_ms",
-            by="user_id",
-            strategy="backward",
-            allow_exact_matches=False,
-            check_sortedness=False,
-        )
-        return joined.sort("row")["count"].fill_null(0).to_numpy().astype(np.int64)
-
-    return {"exposure": counted(shown), "test weeks": counted(shown.with_columns(at_ms=pl.lit(begin_ms)))}
+    joined = shown.sort("at_ms").join_asof(
+        numbered.sort("at_ms", maintain_order=True),
+        on="at_ms",
+        by="user_id",
+        strategy="backward",
+        allow_exact_matches=False,
+        check_sortedness=False,
+    )
+    return joined.sort("row")["count"].fill_null(0).to_numpy().astype(np.int64)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.metrics import natural
-from training.metrics.activity import DECILES_COUNT, by_activity, equal_groups
+from training.metrics.activity import equal_groups
 from training.metrics.evaluate import ALL_DOMAINS
 from training.report.study_text import LOG_LOSS_SCALE
 from training.study.rows import SplitRows
@@ -139,35 +139,6 @@ def history_length(
     panel.set(xlabel="behaviors before the exposure, quartiles of test rows", ylabel="click AUC")
     panel.legend(fontsize=7)
     panel.grid(linewidth=0.3)
-    _save(figure, path)
-
-
-def activity(
-    path: Path, systems: Sequence[System], rows: SplitRows, behaviors: npt.NDArray[np.int64]
-) -> None:
-    """PCOC and ECE of the first task by decile of users' behaviors before the test weeks; a column a domain."""
-    names = (ALL_DOMAINS, *rows.domain_names)
-    figure, panels = _figure(2, len(names), width=3.0 * len(names), height=5.2)
-    for system in systems:
-        found = by_activity(
-            rows.labels[:, :1], system.probability("test")[:, :1], rows.weights,
-            users=rows.users, activity=behaviors, domains=rows.domains,
-            domain_names=rows.domain_names, task_names=rows.task_names[:1],
-        )  # fmt: skip
-        for column, name in enumerate(names):
-            own = [row for row in found if row.domain == name]
-            deciles = [row.decile for row in own]
-            pcoc = [np.nan if row.pcoc is None else row.pcoc for row in own]
-            ece = [np.nan if row.ece is None else row.ece for row in own]
-            panels[0][column].plot(deciles, pcoc, ".-", label=system.label, linewidth=0.9)
-            panels[1][column].plot(deciles, ece, ".-", linewidth=0.9)
-    for column, name in enumerate(names):
-        panels[0][column].axhline(1, color="grey", linewidth=0.8)
-        panels[0][column].set_title(name, fontsize=9)
-        panels[1][column].set(xlabel="decile of users, least active first", xlim=(0.5, DECILES_COUNT + 0.5))
-    panels[0][0].set_ylabel("PCOC")
-    panels[1][0].set_ylabel("ECE")
-    panels[0][0].legend(fontsize=6)
     _save(figure, path)
 
 

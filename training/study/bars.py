@@ -17,7 +17,7 @@ BEST: Final = "best"
 EVERY: Final = "every"
 EACH: Final = "each"
 
-Verdict = Literal["met", "met, within chance", "missed", "not measured"]
+Verdict = Literal["met", "met, within chance", "missed", "reported", "not measured"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Judgement:
             return "missed"
         if self.lacking or not self.findings:
             return "not measured"
+        if self.bar.at_least is None and self.bar.at_most is None:
+            return "reported"
         return "met" if all(finding.sure for finding in self.findings) else "met, within chance"
 
 
@@ -92,7 +94,7 @@ def judge(bar: Bar, systems: Mapping[str, System]) -> Judgement:
 def _finding(bar: Bar, row: System, than: System | None, metric: str, domain: str) -> Finding:
     estimate = row.over(than, metric, domain) if than else row.estimate(metric, domain)
     low, high = estimate.interval
-    margins, sure = [], True
+    margins, sure = [float("inf")], True
     if bar.at_least is not None:
         margins.append(estimate.value - bar.at_least)
         sure &= low >= bar.at_least

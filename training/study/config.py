@@ -46,7 +46,8 @@ class StudyRow(_Frozen):
 class Bar(_Frozen):
     """What is asked of the study: a row against others, or a row's metric against a bound.
 
-    With `than` the bar is on row − other, as a paired difference; without, on the metric of the row itself.
+    With `than` the bar is on row − other, as a paired difference; without, on the metric of the row itself. One
+    without bounds is reported only.
     """
 
     asked: str = Field(min_length=1, description="the bar in words")
@@ -62,12 +63,6 @@ class Bar(_Frozen):
     )
     at_least: float | None = None
     at_most: float | None = None
-
-    @model_validator(mode="after")
-    def _has_a_bound(self) -> Self:
-        if self.at_least is None and self.at_most is None:
-            raise ValueError("a bar needs at_least or at_most")
-        return self
 
 
 class StudyConfig(_Frozen):

@@ -78,7 +78,7 @@ def make_inputs(bench: Workbench, progress: Progress) -> Inputs:
         "dataset": bench.dataset.spec.fingerprint,
         "cluster": _state_of(bench.done("cluster")),
         "vocabulary": bench.config.vocabulary.model_dump(mode="json"),
-        "match": bench.config.match.model_dump(mode="json"),
+        "statistics": bench.config.statistics.model_dump(mode="json"),
     }
     splits = {split: rows_of(bench, data, split) for split in ("validation", "test")}
     return Inputs(bench, data, splits, identity)

@@ -73,3 +73,8 @@ def test_the_best_row_is_ours_by_validation_alone(systems: dict[str, System]) ->
     assert best_row(systems) == "ours"  # the rival's log-loss is less, but it is no row of the study
     assert judge(bar(row="best", at_least=0.9), systems).findings[0].row == "ours"
     assert best_row({}) is None
+
+
+def test_a_bar_without_bounds_is_reported(systems: dict[str, System]) -> None:
+    assert judge(bar(than=["rival"]), systems).verdict == "reported"
+    assert judge(bar(than=["gone"]), systems).verdict == "not measured"

@@ -81,12 +81,6 @@ def test_a_reference_that_is_no_row_is_refused(tmp_path: Path) -> None:
         read(tmp_path, study(reference="gone"))
 
 
-def test_a_bar_without_bound_is_refused(tmp_path: Path) -> None:
-    bar = {"asked": "x", "row": "base", "metrics": ["auc"]}
-    with pytest.raises(ConfigError, match="at_least or at_most"):
-        read(tmp_path, study(bars=[bar]))
-
-
 def test_the_pipeline_is_found_beside_the_study(tmp_path: Path) -> None:
     (tmp_path / "pipeline.yaml").write_text(PIPELINE.read_text())
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study(pipeline="pipeline.yaml")))
