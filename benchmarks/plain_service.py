@@ -27,6 +27,7 @@ from service.contract.artefact import (
     current_version,
     model_folder,
     read_artefact,
+    read_popularity,
     read_snapshot_ref,
 )
 from service.contract.catalogue import read_catalogue
@@ -99,6 +100,7 @@ class Model:
         self.snapshot_id = snapshot.snapshot_id
         self.encoder = RequestEncoder(self.manifest)
         self.tables = read_item_tables(folder)
+        self.popularity = read_popularity(settings.registry, self.manifest.snapshot_line, snapshot)
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = ort.InferenceSession(settings.graph, options, providers=["CPUExecutionProvider"])
@@ -122,8 +124,19 @@ class Model:
         contexts = [candidate.context for candidate in candidates]
         feeds = {
             "item": self.tables.rows_of(items),
-            "candidate_ids": self.encoder.with_match_ids(
-                self.tables, self.encoder.candidate_ids(contexts), candidates=items, history=history
+            "candidate_ids": np.concatenate(
+                [
+                    self.encoder.candidate_ids(contexts),
+                    self.encoder.counted_ids(
+                        self.tables,
+                        self.popularity,
+                        candidates=items,
+                        history=history,
+                        context=request.context,
+                        at_ms=request.at_ms,
+                    ),
+                ],
+                axis=1,
             ),
             "user_ids": np.tile(np.array(user_ids, np.int64), (rows, 1)),
             "domain": np.full(rows, self.manifest.domains.index(domain), np.int64),

@@ -61,7 +61,8 @@ class ModelConfig(_Frozen):
     backbone: PluginConfig
     interests: tuple[PluginConfig, ...] = ()
     leave_out: tuple[str, ...] = Field(
-        default=(), description="features that the model does not read; `match` is all match statistics"
+        default=(),
+        description="features that the model does not read; `match` and `popularity` are all of theirs",
     )
     domains: tuple[Name, ...] = Field(
         default=(), description="train and serve only these domains; none named is all"
@@ -94,12 +95,18 @@ class VocabularyConfig(_Frozen):
     buckets_count: int = Field(default=32, ge=2, description="quantile buckets of a numeric feature")
 
 
-class MatchConfig(_Frozen):
-    """Which match statistics there are; see `service/contract/match.py`."""
+class StatisticsConfig(_Frozen):
+    """What is counted of behaviors; see `service/contract/match.py` and `popularity.py`."""
 
-    levels: tuple[str, ...] | None = Field(
+    match: tuple[str, ...] | None = Field(
         default=None,
-        description="`any`, `item_id` and categorical item features; null is `any` and all of them, [] is none",
+        description="levels counted in the user's life cycle: `any`, `item_id`, categorical item features; "
+        "null is all of them, [] none",
+    )
+    popularity: tuple[str, ...] | None = Field(
+        default=None,
+        description="levels counted over everyone: `item_id`, and categorical context features, in which the "
+        "item is counted apart; null is all of them, [] none",
     )
 
 
@@ -139,7 +146,7 @@ class PipelineConfig(_Frozen):
     vocabulary: VocabularyConfig = VocabularyConfig()
     embed: ModelConfig
     history: HistoryConfig = HistoryConfig()
-    match: MatchConfig = MatchConfig()
+    statistics: StatisticsConfig = StatisticsConfig()
     models: Annotated[dict[Name, ModelConfig], Field(min_length=1)]
     verify_rows: int = Field(
         default=10_000, ge=1, description="least rows compared between torch and ONNX Runtime"

@@ -38,7 +38,7 @@ class CtrModel(nn.Module):
         self.register_buffer("item_ids", item_ids, persistent=False)
         self.user = self._embeddings(config, features, Side.USER, Side.CONTEXT)
         self.item = self._embeddings(config, features, Side.ITEM)
-        self.candidate = self._embeddings(config, features, Side.CANDIDATE, Side.MATCH)
+        self.candidate = self._embeddings(config, features, Side.CANDIDATE, Side.MATCH, Side.POPULARITY)
         layout = ItemLayout(self.item.width, self.item.slices)
         self.interests = nn.ModuleDict()
         self.reads: dict[str, str] = {}

@@ -16,9 +16,11 @@ from service.contract.catalogue import Catalogue, read_catalogue
 from service.contract.features import FeatureSpec, Side
 from service.contract.history import I64, U32, Snapshot
 from service.contract.manifest import TaskSpec
+from service.contract.statistics import StatisticsEncoder
 from training.config import ModelConfig, PipelineConfig
 from training.data.dataset import Dataset
-from training.data.encoded import EncodedData, encode_dataset
+from training.data.encoded import COUNTED_SIDES, EncodedData, encode_dataset, item_rows
+from training.data.popularity import PopularityCounts
 from training.data.vocabulary import build_features
 from training.errors import ConfigError, StageError
 from training.history.storage import SnapshotTable
@@ -62,7 +64,7 @@ class Workbench:
     @cached_property
     def features(self) -> tuple[FeatureSpec, ...]:
         """The features and their encoders."""
-        return build_features(self.dataset, self.config.vocabulary, self.config.match)
+        return build_features(self.dataset, self.config.vocabulary, self.config.statistics)
 
     def features_of(self, model: ModelConfig) -> tuple[FeatureSpec, ...]:
         """The features that a model reads.
@@ -70,15 +72,17 @@ class Workbench:
         Raises:
             ConfigError: the model leaves out a feature that there is not, or all of an item's.
         """
-        known = {feature.name for feature in self.features} | {Side.MATCH.value}
+        known = {feature.name for feature in self.features} | {side.value for side in COUNTED_SIDES}
         if unknown := sorted(set(model.leave_out) - known):
             raise ConfigError(
                 f"leave_out: the dataset has no feature {unknown[0]!r}; it has {', '.join(sorted(known))}"
             )
         dropped = set(model.leave_out)
-        if Side.MATCH.value in dropped:
-            dropped |= {feature.name for feature in self.features if feature.side is Side.MATCH}
-        kept = tuple(feature for feature in self.features if feature.name not in dropped)
+        kept = tuple(
+            feature
+            for feature in self.features
+            if feature.name not in dropped and not (feature.side in COUNTED_SIDES and feature.side in dropped)
+        )
         if not any(feature.side is Side.ITEM for feature in kept):
             raise ConfigError("leave_out: a model must read at least one feature of the item")
         return kept
@@ -95,6 +99,18 @@ class Workbench:
                 f"{', '.join(self.dataset.spec.domains)}"
             )
         return tuple(d for d in self.dataset.spec.domains if not model.domains or d in model.domains)
+
+    @cached_property
+    def popularity_levels(self) -> tuple[str, ...]:
+        """What is counted over everyone; none where the config counts nothing."""
+        chosen = [feature for feature in self.features if feature.side is Side.POPULARITY]
+        return StatisticsEncoder(chosen).levels
+
+    @cached_property
+    def popularity_counts(self) -> PopularityCounts:
+        """What everyone took to, at any moment."""
+        rows = item_rows(self.dataset, self.dataset.behaviors["item_id"])
+        return PopularityCounts(self.dataset, self.popularity_levels, rows)
 
     @cached_property
     def tasks(self) -> tuple[TaskSpec, ...]:
@@ -158,5 +174,6 @@ class Workbench:
                 self.features,
                 limits=self.config.history.limits,
                 find_snapshot=find_snapshot,
+                popularity=self.popularity_counts,
                 progress=advance,
             )

@@ -4,12 +4,14 @@
     <registry>/models/<name>/current      the version in force, switched by atomic rename
     <registry>/catalogues/<name>/         see catalogue.py
     <registry>/snapshots/<line>/current   the snapshot of users' life cycles in force, see SnapshotRef
+    <registry>/snapshots/<line>/popularity-<snapshot>.npz   what everyone took to, see popularity.py
 
 Knows nothing of the store and of ONNX Runtime.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -21,6 +23,7 @@ from service.contract.catalogue import Catalogue, CatalogueRef, catalogue_of_byt
 from service.contract.errors import ArtefactError
 from service.contract.files import read_pointer, sha256_of, sync_folder, write_atomically
 from service.contract.manifest import FORMAT_VERSION, FileEntry, Manifest
+from service.contract.popularity import Popularity, decode_popularity, encode_popularity
 
 MANIFEST_FILE = "manifest.json"
 SCORER_FILE = "scorer.onnx"
@@ -43,6 +46,7 @@ class SnapshotRef(BaseModel):
     at_ms: int
     users_count: int
     catalogue: CatalogueRef
+    popularity_sha256: str | None = Field(default=None, description="of the table beside this reference")
     previous_id: str | None = Field(
         default=None, description="still in the store, for services not yet restarted"
     )
@@ -194,6 +198,42 @@ def write_snapshot_ref(registry: Path, line: str, ref: SnapshotRef) -> None:
     folder = snapshot_folder(registry, line)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "current", ref.model_dump_json(indent=2).encode())
+
+
+def write_popularity(registry: Path, line: str, snapshot_id: str, popularity: Popularity) -> str:
+    """Write the table of a snapshot that is not yet in force; returns its SHA-256."""
+    path = _popularity_path(registry, line, snapshot_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    blob = encode_popularity(popularity)
+    write_atomically(path, blob)
+    return hashlib.sha256(blob).hexdigest()
+
+
+def read_popularity(registry: Path, line: str, ref: SnapshotRef) -> Popularity:
+    """Return the table published with a snapshot; an empty one where none was.
+
+    Raises:
+        ArtefactError: it is missing, or not the one that was published.
+    """
+    if ref.popularity_sha256 is None:
+        return Popularity.empty()
+    path = _popularity_path(registry, line, ref.snapshot_id)
+    try:
+        blob = path.read_bytes()
+    except OSError as error:
+        raise ArtefactError(f"{path} is missing: publish again") from error
+    if hashlib.sha256(blob).hexdigest() != ref.popularity_sha256:
+        raise ArtefactError(f"{path} is not the table that was published: publish again")
+    return decode_popularity(blob)
+
+
+def delete_popularity(registry: Path, line: str, snapshot_id: str) -> None:
+    """Delete the table of a snapshot that nothing names any more."""
+    _popularity_path(registry, line, snapshot_id).unlink(missing_ok=True)
+
+
+def _popularity_path(registry: Path, line: str, snapshot_id: str) -> Path:
+    return snapshot_folder(registry, line) / f"popularity-{snapshot_id}.npz"
 
 
 def read_snapshot_ref(registry: Path, line: str) -> SnapshotRef | None:

@@ -39,7 +39,8 @@ class Side(StrEnum):
     USER = "user"  # the store's feature blob; user_id itself too
     CONTEXT = "context"  # the request, the same for all its candidates
     CANDIDATE = "candidate"  # the candidate in this request (where it is placed, say)
-    MATCH = "match"  # no dataset has any: computed from the candidate and the life cycle, see match.py
+    MATCH = "match"  # computed from the candidate and the user's life cycle, see match.py
+    POPULARITY = "popularity"  # computed from the candidate and everyone's behaviors, see popularity.py
     ITEM = "item"  # the catalogue; part of the item tables, never sent
 
 

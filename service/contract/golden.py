@@ -19,6 +19,7 @@ from service.contract.errors import ArtefactError
 from service.contract.features import RawValue
 from service.contract.history import build_history, decode_behaviors, decode_snapshot
 from service.contract.manifest import Manifest
+from service.contract.popularity import Popularity, decode_popularity
 from service.contract.served_inputs import Feeds, ItemTables, RequestEncoder, assemble
 
 LOG_ODDS_DIFFERENCE_LIMIT: Final = 1e-3
@@ -48,6 +49,7 @@ class GoldenRequest(BaseModel):
     candidates: tuple[GoldenCandidate, ...]
     snapshot: bytes | None
     recent: bytes
+    popularity: bytes | None = None
     probability: tuple[tuple[float, ...], ...]  # (N, T)
 
 
@@ -87,7 +89,7 @@ def golden_feeds(
         limits=manifest.history,
     )
     candidates = np.array(catalogue.ids_of(c.item_id for c in request.candidates), np.uint32)
-    candidate_ids = encoder.candidate_ids([c.context for c in request.candidates])
+    popularity = Popularity.empty() if request.popularity is None else decode_popularity(request.popularity)
     return assemble(
         tables,
         domain=manifest.domains.index(request.domain),
@@ -95,7 +97,15 @@ def golden_feeds(
             request.user_id, request.user_features, request.context, at_ms=request.at_ms
         ),
         candidates=candidates,
-        candidate_ids=encoder.with_match_ids(tables, candidate_ids, candidates=candidates, history=history),
+        candidate_ids=encoder.candidate_ids([c.context for c in request.candidates]),
+        counted_ids=encoder.counted_ids(
+            tables,
+            popularity,
+            candidates=candidates,
+            history=history,
+            context=request.context,
+            at_ms=request.at_ms,
+        ),
         history=history,
     )
 

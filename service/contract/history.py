@@ -27,6 +27,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.contract.errors import BlobError
+from service.contract.statistics import HALF_LIVES_DAYS, fade
 
 U8 = npt.NDArray[np.uint8]
 U16 = npt.NDArray[np.uint16]
@@ -98,12 +99,14 @@ class ItemCounts:
     """How often items occur in a life cycle, and the age of the newest occurrence. An item may stand twice.
 
     Axes:
-        item: (K,) catalogue ids; count: (K,) at least 1; age_s: (K,) in whole seconds.
+        item: (K,) catalogue ids; count: (K,) at least 1; age_s: (K,) in whole seconds;
+        fading: (K, half-lives) see `statistics.py`, at the moment that ages are counted from.
     """
 
     item: U32
     count: U32
     age_s: I64
+    fading: F32
 
     def __len__(self) -> int:
         return len(self.item)
@@ -111,7 +114,23 @@ class ItemCounts:
     @staticmethod
     def empty() -> ItemCounts:
         """Return no counts."""
-        return ItemCounts(np.zeros(0, np.uint32), np.zeros(0, np.uint32), np.zeros(0, np.int64))
+        none = np.zeros(0, np.uint32)
+        fading = np.zeros((0, len(HALF_LIVES_DAYS)), np.float32)
+        return ItemCounts(none, none, np.zeros(0, np.int64), fading)
+
+    def later(self, seconds: int) -> ItemCounts:
+        """Return the same counts as they are some seconds later."""
+        fading = (self.fading * fade(seconds)).astype(np.float32)
+        return ItemCounts(self.item, self.count, self.age_s + seconds, fading)
+
+    def and_then(self, other: ItemCounts) -> ItemCounts:
+        """Return both, end to end."""
+        return ItemCounts(
+            np.concatenate([self.item, other.item]),
+            np.concatenate([self.count, other.count]),
+            np.concatenate([self.age_s, other.age_s]),
+            np.concatenate([self.fading, other.fading]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +219,10 @@ def build_history(
     item, at, strength = live_item[first:], live_at[first:], live_strength[first:]
     size = np.ones(len(item), np.float32)
     age_s = (at_ms - at) // 1000
-    counted = ItemCounts(live_item, np.ones(len(live_item), np.uint32), (at_ms - live_at) // 1000)
+    live_age_s = (at_ms - live_at) // 1000
+    counted = ItemCounts(
+        live_item, np.ones(len(live_item), np.uint32), live_age_s, fade(live_age_s).astype(np.float32)
+    )
     if snapshot is not None:
         item = np.concatenate([snapshot.item, item])
         size = np.concatenate([snapshot.size.astype(np.float32), size])
@@ -211,11 +233,7 @@ def build_history(
         live_at = np.concatenate([snapshot.tail.at_ms, live_at])
         live_item = np.concatenate([snapshot.tail.item, live_item])
         live_strength = np.concatenate([snapshot.tail.strength, live_strength])
-        counted = ItemCounts(
-            np.concatenate([snapshot.counts.item, counted.item]),
-            np.concatenate([snapshot.counts.count, counted.count]),
-            np.concatenate([snapshot.counts.age_s + (at_ms - snapshot.at_ms) // 1000, counted.age_s]),
-        )
+        counted = snapshot.counts.later((at_ms - snapshot.at_ms) // 1000).and_then(counted)
     last = max(0, len(live_at) - limits.recents_max)
     longest = max(0, len(live_at) - limits.behaviors_max)
     return History(
@@ -250,6 +268,7 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
             counts.item.astype("<u4").tobytes(),
             counts.count.astype("<u4").tobytes(),
             np.clip(counts.age_s, 0, AGE_S_MAX).astype("<u4").tobytes(),
+            counts.fading.astype("<f4").tobytes(),
             snapshot.strength.astype("<u2").tobytes(),
             tail.strength.astype("<u2").tobytes(),
         )
@@ -269,7 +288,7 @@ def decode_snapshot(blob: bytes) -> Snapshot:
     if version > SNAPSHOT_CODEC_VERSION or version == 0:
         raise BlobError(f"history blob of version {version}, this service reads {SNAPSHOT_CODEC_VERSION}")
     counts = counted[0] if counted else 0
-    expected = header.size + clusters * 14 + tail * 14 + counts * 12
+    expected = header.size + clusters * 14 + tail * 14 + counts * (12 + 4 * len(HALF_LIVES_DAYS))
     if len(blob) != expected:
         raise BlobError(f"history blob of {len(blob)} bytes, its header asks for {expected}")
     offset = header.size
@@ -284,6 +303,7 @@ def decode_snapshot(blob: bytes) -> Snapshot:
     item, size, age = take("<u4", clusters), take("<u4", clusters), take("<u4", clusters)
     tail_item = take("<u4", tail)
     counted_item, count, counted_age = take("<u4", counts), take("<u4", counts), take("<u4", counts)
+    fading = take("<f4", counts * len(HALF_LIVES_DAYS)).reshape(counts, len(HALF_LIVES_DAYS))
     strength, tail_strength = take("<u2", clusters), take("<u2", tail)
     return Snapshot(
         at_ms,
@@ -292,7 +312,7 @@ def decode_snapshot(blob: bytes) -> Snapshot:
         age,  # type: ignore[arg-type]
         strength,  # type: ignore[arg-type]
         Behaviors(tail_at, tail_item, tail_strength),  # type: ignore[arg-type]
-        ItemCounts(counted_item, count, counted_age.astype(np.int64)),  # type: ignore[arg-type]
+        ItemCounts(counted_item, count, counted_age.astype(np.int64), fading),  # type: ignore[arg-type]
     )
 
 

@@ -19,11 +19,13 @@ from service.contract.errors import ArtefactError
 from service.contract.features import UNKNOWN_ID, FeatureEncoder, RawValue, Side, encode_row, time_values
 from service.contract.history import F32, I64, U32, History
 from service.contract.manifest import Manifest
-from service.contract.match import I32, MatchEncoder
+from service.contract.match import I32, match_statistics
+from service.contract.popularity import Popularity
+from service.contract.statistics import StatisticsEncoder
 
 DOMAIN: Final = "domain"  # (1,) index into the manifest's domains
 USER_IDS: Final = "user_ids"  # (1, FU) ids of user features, then of context features
-CANDIDATE_IDS: Final = "candidate_ids"  # (N, FP) ids of candidate features, then of match features
+CANDIDATE_IDS: Final = "candidate_ids"  # (N, FP) ids of candidate features, then of counted ones
 ITEM_SHARED: Final = "item_shared"  # (N, Ws) what is precomputed per item for all domains
 ITEM_BY_DOMAIN: Final = "item_by_domain"  # (N, Wd) what is precomputed per item for this domain
 CLUSTER_ITEM: Final = "cluster_item"  # (C, D) item embedding of each cluster's medoid
@@ -114,7 +116,13 @@ class RequestEncoder:
     def __init__(self, manifest: Manifest) -> None:
         self._user = [FeatureEncoder(spec) for spec in manifest.features_of(Side.USER, Side.CONTEXT)]
         self._candidate = [FeatureEncoder(spec) for spec in manifest.features_of(Side.CANDIDATE)]
-        self._match = MatchEncoder(manifest.features_of(Side.MATCH))
+        self._match = StatisticsEncoder(manifest.features_of(Side.MATCH))
+        self._popularity = StatisticsEncoder(manifest.features_of(Side.POPULARITY))
+
+    @property
+    def reads_popularity(self) -> bool:
+        """Whether the model needs a popularity table."""
+        return bool(self._popularity.levels)
 
     def user_ids(
         self, user_id: str, features: Mapping[str, RawValue], context: Mapping[str, RawValue], *, at_ms: int
@@ -133,23 +141,32 @@ class RequestEncoder:
         rows = [encode_row(self._candidate, context) for context in contexts]
         return np.array(rows, np.int64).reshape(len(rows), len(self._candidate))
 
-    def with_match_ids(
-        self, tables: ItemTables, candidate_ids: I64, *, candidates: U32, history: History
+    def counted_ids(
+        self,
+        tables: ItemTables,
+        popularity: Popularity,
+        *,
+        candidates: U32,
+        history: History,
+        context: Mapping[str, RawValue],
+        at_ms: int,
     ) -> I64:
-        """Append the ids of match features to those of candidate features, (N, FP) -> (N, FP + FM).
+        """Return the ids of match features, then of popularity features, (N, FM + FQ).
 
         Shapes:
             candidates: (N,) catalogue ids.
         """
-        if not self._match.levels:
-            return candidate_ids
-        ids = self._match.ids(
-            tables.match_keys,
-            history.counted,
-            counted_rows=tables.rows_of(history.counted.item),
-            candidate_rows=tables.rows_of(candidates),
-        )
-        return np.concatenate([candidate_ids, ids], axis=1)
+        parts = [np.zeros((len(candidates), 0), np.int64)]
+        if self._match.levels:
+            keys, counted = tables.match_keys, history.counted
+            matched = match_statistics(
+                keys[tables.rows_of(counted.item)], counted, keys[tables.rows_of(candidates)]
+            )
+            parts.append(self._match.encode(matched))
+        if self._popularity.levels:
+            popular = popularity.statistics(self._popularity.levels, candidates, context, at_ms)
+            parts.append(self._popularity.encode(popular))
+        return np.concatenate(parts, axis=1)
 
 
 def assemble(
@@ -159,20 +176,21 @@ def assemble(
     user_ids: Sequence[int],
     candidates: U32,
     candidate_ids: I64,
+    counted_ids: I64,
     history: History,
 ) -> Feeds:
     """Lay one request out as the served graph's tensors. A graph may read fewer of them than are returned.
 
     Shapes:
         user_ids: (FU,) user features, then context features.
-        candidates: (N,) catalogue ids; candidate_ids: (N, FP), with match features where the model has any.
+        candidates: (N,) catalogue ids; candidate_ids: (N, FP); counted_ids: (N, FM + FQ).
     """
     rows = tables.rows_of(candidates)
     recents_count, behaviors_count = len(history.recent_item), len(history.behavior_item)
     return {
         DOMAIN: np.array([domain], np.int64),
         USER_IDS: np.array([user_ids], np.int64).reshape(1, len(user_ids)),
-        CANDIDATE_IDS: candidate_ids,
+        CANDIDATE_IDS: np.concatenate([candidate_ids, counted_ids], axis=1),
         ITEM_SHARED: tables.shared[rows],
         ITEM_BY_DOMAIN: tables.by_domain[domain][rows],
         **_history_part(tables, history.item, history.size, history.age, history.strength, PARTS["clusters"]),

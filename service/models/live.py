@@ -18,13 +18,16 @@ from service.contract.artefact import (
     current_version,
     model_folder,
     read_artefact,
+    read_popularity,
     read_snapshot_ref,
 )
 from service.contract.catalogue import Catalogue, read_catalogue
 from service.contract.errors import ArtefactError, ContractError
+from service.contract.features import Side
 from service.contract.golden import replay_golden
 from service.contract.history import Behaviors, build_history
 from service.contract.manifest import Manifest
+from service.contract.popularity import Popularity
 from service.contract.served_inputs import ItemTables, RequestEncoder, assemble, read_item_tables
 from service.errors import NotReady, ScoringError
 from service.experiments.plan import Plan
@@ -43,6 +46,7 @@ class LiveModel:
     encoder: RequestEncoder
     scorer: Scorer
     snapshot: SnapshotRef | None
+    popularity: Popularity
     domains: Mapping[str, int]
     tasks: tuple[str, ...]
 
@@ -119,6 +123,7 @@ def load_model(registry: Path, name: str, catalogues: dict[str, Catalogue]) -> L
         encoder=RequestEncoder(manifest),
         scorer=Scorer(folder, manifest),
         snapshot=snapshot,
+        popularity=_popularity(registry, manifest, snapshot),
         domains={domain: i for i, domain in enumerate(manifest.domains)},
         tasks=tuple(task.name for task in manifest.tasks),
     )
@@ -126,6 +131,13 @@ def load_model(registry: Path, name: str, catalogues: dict[str, Catalogue]) -> L
     replay_golden(folder, manifest=manifest, catalogue=catalogue, tables=model.tables, run=model.scorer.run)
     _warm_up(model)
     return model
+
+
+def _popularity(registry: Path, manifest: Manifest, snapshot: SnapshotRef | None) -> Popularity:
+    """Return the table published with a snapshot; an empty one where nothing was published, as with histories."""
+    if snapshot is None or not manifest.features_of(Side.POPULARITY):
+        return Popularity.empty()
+    return read_popularity(registry, manifest.snapshot_line, snapshot)
 
 
 def _check_tables(folder: Path, model: LiveModel) -> None:
@@ -149,11 +161,14 @@ def _warm_up(model: LiveModel) -> None:
                 domain=domain,
                 user_ids=user_ids,
                 candidates=candidates,
-                candidate_ids=model.encoder.with_match_ids(
+                candidate_ids=model.encoder.candidate_ids([{}] * count),
+                counted_ids=model.encoder.counted_ids(
                     model.tables,
-                    model.encoder.candidate_ids([{}] * count),
+                    model.popularity,
                     candidates=candidates,
                     history=history,
+                    context={},
+                    at_ms=0,
                 ),
                 history=history,
             )

@@ -33,11 +33,14 @@ def encode(request: ScoreRequest, route: Route, user: User, *, at_ms: int) -> En
         domain=model.domains[route.domain],
         user_ids=model.encoder.user_ids(request.user_id, user.features, request.context, at_ms=at_ms),
         candidates=candidates,
-        candidate_ids=model.encoder.with_match_ids(
+        candidate_ids=model.encoder.candidate_ids(request.candidate_contexts),
+        counted_ids=model.encoder.counted_ids(
             model.tables,
-            model.encoder.candidate_ids(request.candidate_contexts),
+            model.popularity,
             candidates=candidates,
             history=user.history,
+            context=request.context,
+            at_ms=at_ms,
         ),
         history=user.history,
     )

@@ -16,9 +16,10 @@ from tests.support.synthetic_dataset import (
     START_MS,
     tiny_dataset,
 )
-from training.config import MatchConfig, VocabularyConfig
+from training.config import StatisticsConfig, VocabularyConfig
 from training.data.dataset import Dataset
-from training.data.encoded import EncodedData, behaviors_by_user, encode_dataset
+from training.data.encoded import EncodedData, behaviors_by_user, encode_dataset, item_rows
+from training.data.popularity import PopularityCounts, popularity_levels
 from training.data.vocabulary import build_features
 from training.history.options import SnapshotOptions
 from training.history.snapshots import make_snapshots
@@ -39,8 +40,15 @@ def tiny_snapshots(dataset: Dataset, *, max_cluster_size: int = 4) -> SnapshotTa
 def tiny_encoded(folder: Path, *, limits: HistoryLimits | None = None) -> tuple[Dataset, EncodedData]:
     """Write the synthetic dataset under a folder; returns it and its ids."""
     dataset = tiny_dataset(folder)
-    features = build_features(dataset, VocabularyConfig(min_count=1, buckets_count=4), MatchConfig())
+    features = build_features(dataset, VocabularyConfig(min_count=1, buckets_count=4), StatisticsConfig())
     snapshots = tiny_snapshots(dataset)
+    counts = PopularityCounts(
+        dataset, popularity_levels(dataset), item_rows(dataset, dataset.behaviors["item_id"])
+    )
     return dataset, encode_dataset(
-        dataset, features, limits=limits or HistoryLimits(), find_snapshot=snapshots.newest_before
+        dataset,
+        features,
+        limits=limits or HistoryLimits(),
+        find_snapshot=snapshots.newest_before,
+        popularity=counts,
     )

@@ -13,9 +13,16 @@ import torch
 
 from service.contract.features import Side
 from service.contract.history import I64
-from service.contract.match import ANY, level_of, unmatched_ids
+from service.contract.match import ANY
+from service.contract.statistics import level_of
 from training.data.batch import Batch, PartIds
-from training.data.encoded import EncodedData, RaggedPart, ranges
+from training.data.encoded import (
+    COUNTED_SIDES,
+    EncodedData,
+    RaggedPart,
+    nothing_counted_ids,
+    ranges,
+)
 from training.modules.split import RowLayout
 
 
@@ -27,9 +34,9 @@ class BatchBuilder:
         self._data = data
         candidate = [f for f in data.features if f.side is Side.CANDIDATE]
         self._candidate_features_count = len(candidate)
-        match = [f for f in data.features if f.side is Side.MATCH]
-        own = [i for i, feature in enumerate(match) if level_of(feature) != ANY]
-        self._unmatched = dict(zip(own, unmatched_ids(match)[own].tolist(), strict=True))
+        counted = [f for side in COUNTED_SIDES for f in data.features if f.side is side]
+        nothing = nothing_counted_ids(data.features)
+        self._uncounted = {i: nothing[i] for i, f in enumerate(counted) if level_of(f) != ANY}
         self._user_features_count = user_features_count
         self._cold_start_ratio = cold_start_ratio
 
@@ -48,8 +55,8 @@ class BatchBuilder:
         if rng is not None and self._cold_start_ratio:
             cold_row = rng.random(len(item)) < self._cold_start_ratio
             item = np.where(cold_row, 0, item)
-            for column, unmatched in self._unmatched.items():
-                candidate_ids[cold_row, self._candidate_features_count + column] = unmatched
+            for column, nothing in self._uncounted.items():
+                candidate_ids[cold_row, self._candidate_features_count + column] = nothing
             cold = rng.random(len(visits)) < self._cold_start_ratio
             cold_request = np.repeat(cold, requests_count)
             user_ids[np.ix_(cold_request, np.arange(self._user_features_count))] = 0
@@ -74,7 +81,7 @@ class BatchBuilder:
         ids[rng.random(ids.shape) < self._cold_start_ratio] = 0
 
     def one_request(self, request: int, rows: I64, *, items: I64 | None = None) -> Batch:
-        """Return the batch of one request with any rows as its candidates; match features are this request's.
+        """Return the batch of one request with any rows as its candidates; what is counted is this request's.
 
         With `items` (len(rows),), these item rows stand in place of the rows' own.
         """
@@ -82,10 +89,10 @@ class BatchBuilder:
         zeros = torch.zeros(len(rows), dtype=torch.int64)
         item = data.item[rows] if items is None else items
         own = data.candidate_ids[rows, : self._candidate_features_count]
-        match_ids = data.match_ids_of(int(data.request_visit[request]), item)
+        counted_ids = data.counted_ids_of(request, item)
         return Batch(
             item=torch.from_numpy(item),
-            candidate_ids=torch.from_numpy(np.concatenate([own, match_ids], axis=1)),
+            candidate_ids=torch.from_numpy(np.concatenate([own, counted_ids], axis=1)),
             request=zeros,
             user_ids=torch.from_numpy(data.user_ids[[request]]),
             domain=torch.from_numpy(data.domain[[request]]),

@@ -35,6 +35,9 @@ USERS_FILE: Final = "users.parquet"
 ITEMS_FILE: Final = "items.parquet"
 SET_ASIDE_FILE: Final = "set_aside.parquet"
 
+DATASET_SIDES: Final = (Side.USER, Side.CONTEXT, Side.CANDIDATE, Side.ITEM)
+"""What a dataset has features of; those of the other sides are counted."""
+
 Split = Literal["train", "validation", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test")
 
@@ -71,8 +74,15 @@ class DatasetFeature(_Frozen):
     """One feature and the table that holds it: users, items, or the exposures (context and candidate)."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
-    side: Literal[Side.USER, Side.CONTEXT, Side.CANDIDATE, Side.ITEM]
+    side: Side
     kind: Literal["categorical", "numeric"] = "categorical"
+
+    @field_validator("side")
+    @classmethod
+    def _is_in_a_table(cls, side: Side) -> Side:
+        if side not in DATASET_SIDES:
+            raise ValueError(f"no dataset has features of side {side.value!r}: those are counted")
+        return side
 
 
 class DatasetSplits(_Frozen):

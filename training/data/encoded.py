@@ -26,10 +26,16 @@ from service.contract.history import (
     build_history,
     quantize_strength,
 )
-from service.contract.match import MatchEncoder, match_keys
+from service.contract.match import ITEM, match_keys, match_statistics
+from service.contract.popularity import cut_before_ms
+from service.contract.statistics import StatisticsEncoder
 from training.data.dataset import SPLITS, Dataset
+from training.data.popularity import PopularityCounts, positions_of
 
 F64 = npt.NDArray[np.float64]
+
+COUNTED_SIDES = (Side.MATCH, Side.POPULARITY)
+"""Sides whose features are computed; their ids follow those of candidate features."""
 
 FindSnapshot = Callable[[str, int], Snapshot | None]
 """(user id, moment) -> the newest snapshot strictly before it."""
@@ -64,7 +70,7 @@ class EncodedData:
 
     Axes: rows B, requests R, visits V.
         exposure: (B,) rows of the dataset's exposures; domain: (R,) indices into `domains`;
-        item: (B,) item rows; candidate_ids: (B, FP + FM) ids of candidate features, then of match features;
+        item: (B,) item rows; candidate_ids: (B, FP + FM + FQ) ids of candidate, match and popularity features;
         labels: (B, T) NaN where unknown;
         keep_probability: (B,); row_request: (B,);
         user_ids: (R, FU); request_visit: (R,);
@@ -91,31 +97,31 @@ class EncodedData:
     row_starts: I64
     request_starts: I64
     parts: dict[str, RaggedPart]
-    match_ids_of: Callable[[int, I64], I64]
-    """(visit, item rows (N,)) -> ids of the match features of any items at that visit, (N, FM)."""
+    counted_ids_of: Callable[[int, I64], I64]
+    """(request, item rows (N,)) -> ids of the match and popularity features of any items in it, (N, FM + FQ)."""
 
     def restricted_to(self, features: tuple[FeatureSpec, ...]) -> EncodedData:
         """Return the same data with some of its features only, for a model that does not read the others."""
         if features == self.features:
             return self
         kept = {feature.name for feature in features}
-        user, candidate, match, item = (
+        user, candidate, counted, item = (
             np.flatnonzero([f.name in kept for side in sides for f in self.features if f.side is side])
             for sides in (
                 (Side.USER, Side.CONTEXT),
-                (Side.CANDIDATE, Side.MATCH),
-                (Side.MATCH,),
+                (Side.CANDIDATE, *COUNTED_SIDES),
+                COUNTED_SIDES,
                 (Side.ITEM,),
             )
         )
-        whole = self.match_ids_of
+        whole = self.counted_ids_of
         return replace(
             self,
             features=features,
             user_ids=self.user_ids[:, user],
             candidate_ids=self.candidate_ids[:, candidate],
             item_ids=self.item_ids[:, item],
-            match_ids_of=lambda visit, rows: whole(visit, rows)[:, match],
+            counted_ids_of=lambda request, rows: whole(request, rows)[:, counted],
         )
 
     def of_domains(self, domains: tuple[str, ...]) -> EncodedData:
@@ -127,7 +133,7 @@ class EncodedData:
         requests, rows = np.flatnonzero(kept), np.flatnonzero(kept[self.row_request])
         visits, visit_of_request = np.unique(self.request_visit[requests], return_inverse=True)
         request_of_row = (np.cumsum(kept) - 1)[self.row_request[rows]]
-        whole = self.match_ids_of
+        whole = self.counted_ids_of
         return replace(
             self,
             domains=domains,
@@ -146,7 +152,7 @@ class EncodedData:
             row_starts=_starts(visit_of_request[request_of_row]),
             request_starts=_starts(visit_of_request),
             parts={name: part.of(visits) for name, part in self.parts.items()},
-            match_ids_of=lambda visit, items: whole(int(visits[visit]), items),
+            counted_ids_of=lambda request, items: whole(int(requests[request]), items),
         )
 
     def visits_of(self, split: str, *, before_ms: int | None = None) -> I64:
@@ -167,9 +173,13 @@ def encode_dataset(
     *,
     limits: HistoryLimits,
     find_snapshot: FindSnapshot,
+    popularity: PopularityCounts | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> EncodedData:
-    """Encode a dataset; `progress` is told how many visits' histories were laid out since the last call."""
+    """Encode a dataset. `popularity` is read where there are features of it.
+
+    `progress` is told how many visits' histories were laid out since the last call.
+    """
     of_side = {side: [FeatureEncoder(f) for f in features if f.side is side] for side in Side}
     table = dataset.exposures
     user_at = table.select("user_id", "shown_at_ms")
@@ -197,9 +207,16 @@ def encode_dataset(
             _encode_columns(dataset.items, of_side[Side.ITEM]),
         ]
     )
-    item, row_starts = _item_rows(dataset, table["item_id"]), _starts(visit_of_row)
-    histories = _Histories(dataset, visits, limits, find_snapshot, _match_of(features, item_ids))
+    item, row_starts = item_rows(dataset, table["item_id"]), _starts(visit_of_row)
+    histories = _Histories(dataset, visits, limits, find_snapshot, _Match(features, item_ids))
     parts, match_ids = histories.lay_out(item, row_starts, progress)
+    popular = _Popular(features, popularity, requests)
+    request_visit = visit_of_row[first_row]
+
+    def counted_ids_of(request: int, rows: I64) -> I64:
+        of_user = histories.match_ids_of(int(request_visit[request]), rows)
+        return np.concatenate([of_user, popular.ids(rows, np.full(len(rows), request))], axis=1)
+
     return EncodedData(
         features=features,
         domains=dataset.spec.domains,
@@ -207,27 +224,36 @@ def encode_dataset(
         users=users,
         exposure=np.arange(len(item)),
         item=item,
-        candidate_ids=np.concatenate([_encode_columns(table, of_side[Side.CANDIDATE]), match_ids], axis=1),
+        candidate_ids=np.concatenate(
+            [_encode_columns(table, of_side[Side.CANDIDATE]), match_ids, popular.ids(item, row_request)],
+            axis=1,
+        ),
         labels=table.select(pl.col(t).cast(pl.Float32).fill_null(float("nan")) for t in tasks).to_numpy(),
         keep_probability=table["keep_probability"].to_numpy(),
         row_request=row_request,
         user_ids=np.concatenate([user_table[request_user], context], axis=1),
         domain=np.array([dataset.spec.domains.index(d) for d in requests["domain"].to_list()], np.int64),
-        request_visit=visit_of_row[first_row],
+        request_visit=request_visit,
         visit_user=np.array([user_index[user] for user in visits["user_id"].to_list()], np.int64),
         visit_at_ms=visits["shown_at_ms"].to_numpy(),
         visit_split=np.array([SPLITS.index(s) for s in table["split"][first_visit_row].to_list()], np.int64),
         row_starts=row_starts,
         request_starts=_starts(visit_of_row[first_row]),
         parts=parts,
-        match_ids_of=histories.match_ids_of,
+        counted_ids_of=counted_ids_of,
     )
+
+
+def nothing_counted_ids(features: tuple[FeatureSpec, ...]) -> list[int]:
+    """Return the ids of match and popularity features where nothing was counted, (FM + FQ,)."""
+    encoders = [StatisticsEncoder([f for f in features if f.side is side]) for side in COUNTED_SIDES]
+    return [id_ for encoder in encoders for id_ in encoder.nothing().tolist()]
 
 
 def behaviors_by_user(dataset: Dataset) -> dict[str, Behaviors]:
     """Return each user's behaviors, oldest first; items by their rows."""
     table = dataset.behaviors
-    at_ms, item = table["at_ms"].to_numpy(), _item_rows(dataset, table["item_id"]).astype(np.uint32)
+    at_ms, item = table["at_ms"].to_numpy(), item_rows(dataset, table["item_id"]).astype(np.uint32)
     strength = quantize_strength(table["strength"].to_numpy())
     run = table["user_id"].rle_id().to_numpy().astype(np.int64)
     starts = _starts(run)
@@ -259,22 +285,56 @@ def ranges(starts: I64, stops: I64) -> I64:
     return offsets + np.arange(lengths.sum())
 
 
-MatchIds = Callable[[History, I64], I64]
-"""(history, item rows (N,)) -> ids of their match features, (N, FM)."""
+class _Match:
+    """Match features of items given a history. Item ids in histories are item rows here."""
 
+    def __init__(self, features: tuple[FeatureSpec, ...], item_ids: I64) -> None:
+        self._encoder = StatisticsEncoder([f for f in features if f.side is Side.MATCH])
+        names = [f.name for f in features if f.side is Side.ITEM]
+        self._keys = match_keys(self._encoder.levels, item_ids, names)
 
-def _match_of(features: tuple[FeatureSpec, ...], item_ids: I64) -> MatchIds:
-    """Return what computes match features. Item ids in histories are item rows here."""
-    encoder = MatchEncoder([feature for feature in features if feature.side is Side.MATCH])
-    keys = match_keys(encoder.levels, item_ids, [f.name for f in features if f.side is Side.ITEM])
-
-    def ids(history: History, rows: I64) -> I64:
-        if not encoder.levels:
+    def ids(self, history: History, rows: I64) -> I64:
+        """Return the ids of the match features of item rows, (N, FM)."""
+        if not self._encoder.levels:
             return np.zeros((len(rows), 0), np.int64)
         counted = history.counted
-        return encoder.ids(keys, counted, counted_rows=counted.item.astype(np.int64), candidate_rows=rows)
+        return self._encoder.encode(match_statistics(self._keys[counted.item], counted, self._keys[rows]))
 
-    return ids
+
+class _Popular:
+    """Popularity features of rows, each by the table that was cut before it."""
+
+    def __init__(
+        self, features: tuple[FeatureSpec, ...], counts: PopularityCounts | None, requests: pl.DataFrame
+    ) -> None:
+        self._encoder = StatisticsEncoder([f for f in features if f.side is Side.POPULARITY])
+        self._counts = counts
+        self._at_ms = requests["shown_at_ms"].to_numpy()
+        self._cut_ms = cut_before_ms(self._at_ms)
+        self._values: dict[str, I64] = {}
+        if counts is not None:
+            contexts = [level for level in self._encoder.levels if level != ITEM]
+            self._values = {
+                level: positions_of(requests[level], counts.values_of(level)) for level in contexts
+            }
+
+    def ids(self, item: I64, request: I64) -> I64:
+        """Return the ids of the popularity features of item rows in requests, (N, FQ)."""
+        out = np.empty((len(item), len(self._encoder.nothing())), np.int64)
+        if self._counts is None or out.size == 0:
+            return out
+        cut_ms = self._cut_ms[request]
+        order = np.argsort(cut_ms, kind="stable")
+        for rows in np.split(order, np.flatnonzero(np.diff(cut_ms[order])) + 1):
+            cut, mine = int(cut_ms[rows[0]]), request[rows]
+            statistics = self._counts.table_at(cut).statistics_of_rows(
+                self._encoder.levels,
+                item[rows].astype(np.uint32),
+                {level: positions[mine] for level, positions in self._values.items()},
+                (self._at_ms[mine] - cut) // 1000,
+            )
+            out[rows] = self._encoder.encode(statistics)
+        return out
 
 
 class _Histories:
@@ -286,7 +346,7 @@ class _Histories:
         visits: pl.DataFrame,
         limits: HistoryLimits,
         find_snapshot: FindSnapshot,
-        match: MatchIds,
+        match: _Match,
     ) -> None:
         self._behaviors = behaviors_by_user(dataset)
         self._users, self._at_ms = visits["user_id"].to_list(), visits["shown_at_ms"].to_list()
@@ -300,7 +360,7 @@ class _Histories:
 
     def match_ids_of(self, visit: int, rows: I64) -> I64:
         """Return the ids of the match features of any items at a visit, (N, FM)."""
-        return self._match(self.of(visit), rows)
+        return self._match.ids(self.of(visit), rows)
 
     def lay_out(
         self, item: I64, row_starts: I64, progress: Callable[[int], None]
@@ -316,7 +376,9 @@ class _Histories:
             )
             raw = h.behavior_item
             behaviors.add(raw, np.ones(len(raw), np.float32), h.behavior_age, h.behavior_strength)
-            match_ids.append(self._match(h, item[row_starts[visit] : row_starts[visit + 1]]).astype(np.int32))
+            match_ids.append(
+                self._match.ids(h, item[row_starts[visit] : row_starts[visit + 1]]).astype(np.int32)
+            )
             if visit % 1000 == 999:
                 progress(1000)
         progress(len(self._users) % 1000)
@@ -353,7 +415,7 @@ class _Ragged:
         )
 
 
-def _item_rows(dataset: Dataset, item_ids: pl.Series) -> I64:
+def item_rows(dataset: Dataset, item_ids: pl.Series) -> I64:
     """Return the row of each item id; row 0 is the cold-start item, so the first item of the list has row 1."""
     rows = pl.DataFrame({"item_id": dataset.items["item_id"]}).with_row_index("row", offset=1)
     joined = item_ids.to_frame("item_id").join(rows, on="item_id", how="left", maintain_order="left")

@@ -16,27 +16,34 @@ from service.contract.features import (
     Side,
     time_encoder,
 )
-from service.contract.match import ANY, match_features
-from training.config import MatchConfig, VocabularyConfig
-from training.data.dataset import Dataset, DatasetFeature
+from service.contract.match import ANY
+from service.contract.statistics import statistics_features
+from training.config import StatisticsConfig, VocabularyConfig
+from training.data.dataset import DATASET_SIDES, Dataset, DatasetFeature
+from training.data.popularity import popularity_levels
 from training.errors import ConfigError
 
 
-def build_features(dataset: Dataset, config: VocabularyConfig, match: MatchConfig) -> tuple[FeatureSpec, ...]:
-    """Return every feature with its encoder: user, context (time features last), candidate, match, item.
+def build_features(
+    dataset: Dataset, config: VocabularyConfig, statistics: StatisticsConfig
+) -> tuple[FeatureSpec, ...]:
+    """Return every feature with its encoder: user, context (time features last), candidate, match, popularity, item.
 
     A categorical value gets an id if it occurs at least `min_count` times in the training weeks, counted over
     exposures and behaviors; the more frequent, the smaller the id. A numeric feature is cut at the quantiles
     of its distinct training values.
 
     Raises:
-        ConfigError: a level of match statistics is no categorical feature of items.
+        ConfigError: a level of statistics is no categorical feature of items, or of the context.
     """
     occurrences = _Occurrences(dataset)
     specs: list[FeatureSpec] = []
-    for side in (Side.USER, Side.CONTEXT, Side.CANDIDATE, Side.MATCH, Side.ITEM):
-        if side is Side.MATCH:
-            specs.extend(match_features(_levels(dataset, match)))
+    for side in DATASET_SIDES:
+        if side is Side.ITEM:
+            specs.extend(statistics_features(Side.MATCH, _match_levels(dataset, statistics.match)))
+            specs.extend(
+                statistics_features(Side.POPULARITY, _popularity_levels(dataset, statistics.popularity))
+            )
         for feature in dataset.spec.features_of(side):
             values = occurrences.of(feature)
             encoder = (
@@ -50,13 +57,21 @@ def build_features(dataset: Dataset, config: VocabularyConfig, match: MatchConfi
     return tuple(specs)
 
 
-def _levels(dataset: Dataset, match: MatchConfig) -> tuple[str, ...]:
+def _match_levels(dataset: Dataset, asked: tuple[str, ...] | None) -> tuple[str, ...]:
     known = (ANY, *(f.name for f in dataset.spec.features_of(Side.ITEM) if f.kind == "categorical"))
-    if match.levels is None:
+    return _checked("statistics.match", asked, known)
+
+
+def _popularity_levels(dataset: Dataset, asked: tuple[str, ...] | None) -> tuple[str, ...]:
+    return _checked("statistics.popularity", asked, popularity_levels(dataset))
+
+
+def _checked(key: str, asked: tuple[str, ...] | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    if asked is None:
         return known
-    if unknown := [level for level in match.levels if level not in known]:
-        raise ConfigError(f"match.levels: there is no level {unknown[0]!r}; there are {', '.join(known)}")
-    return match.levels
+    if unknown := [level for level in asked if level not in known]:
+        raise ConfigError(f"{key}: there is no level {unknown[0]!r}; there are {', '.join(known)}")
+    return asked
 
 
 class _Occurrences:

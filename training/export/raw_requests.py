@@ -13,6 +13,7 @@ import numpy as np
 from service.contract.features import RawValue, Side
 from service.contract.golden import GoldenCandidate, GoldenRequest
 from service.contract.history import I64, U32, Behaviors, Snapshot, encode_behaviors, encode_snapshot
+from service.contract.popularity import cut_before_ms, encode_popularity
 from training.data.encoded import EncodedData, behaviors_by_user, recent_of
 from training.workbench import Workbench
 
@@ -63,8 +64,18 @@ class RawRequests:
             if snapshot is None
             else encode_snapshot(with_catalogue_ids(bench.catalogue_ids, snapshot)),
             recent=self._recent(user, at_ms, snapshot),
+            popularity=self.popularity_of(at_ms, data.item[case.rows]),
             probability=(),
         )
+
+    def popularity_of(self, at_ms: int, items: I64) -> bytes | None:
+        """Return what was counted of some item rows at the last cut before a moment."""
+        bench = self._bench
+        if not bench.popularity_levels:
+            return None
+        cut_ms = int(cut_before_ms(np.array([at_ms]))[0])
+        table = bench.popularity_counts.table_at(cut_ms).of_items(items.astype(np.uint32))
+        return encode_popularity(table.renamed(bench.catalogue_ids))
 
     def _recent(self, user: str, at_ms: int, snapshot: Snapshot | None) -> bytes:
         """Return the user's recent list as it was just before the request."""

@@ -17,7 +17,8 @@ from service.contract import served_inputs as names
 from service.contract.features import FeatureSpec, Side
 from service.contract.history import F32
 from service.contract.manifest import TaskSpec
-from service.contract.match import I32, MatchEncoder, match_keys
+from service.contract.match import I32, match_keys
+from service.contract.statistics import StatisticsEncoder
 from training.model import CtrModel
 from training.modules.split import ServedBackbone, ServedInterest
 from training.modules.unsplit import UnsplitBackbone, UnsplitInterest
@@ -78,7 +79,7 @@ class ServedScorer(nn.Module):
 
     def item_tables(self, model: CtrModel, features: Sequence[FeatureSpec]) -> ItemTableContent:
         """Return the tables over all item rows of the model that this was made from, and of its features."""
-        levels = MatchEncoder([f for f in features if f.side is Side.MATCH]).levels
+        levels = StatisticsEncoder([f for f in features if f.side is Side.MATCH]).levels
         item_features = [f.name for f in features if f.side is Side.ITEM]
         shared: list[F32] = []
         by_domain: list[F32] = []

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from service.contract.history import AGE_S_MAX, F32, I64, U32, Behaviors, ItemCounts, Snapshot
+from service.contract.statistics import fade
 from training.history.hierarchical import cluster_behaviors, medoids
 from training.history.options import SnapshotOptions
 
@@ -132,11 +133,17 @@ def count_items(behaved_at_ms: I64, item: U32, at_ms: int, items_max: int) -> It
         behaved_at_ms, item: (L,) sorted by time, all before `at_ms`.
     """
     newest_first = item[::-1]
-    items, first, count = np.unique(newest_first, return_index=True, return_counts=True)
+    items, first, inverse, count = np.unique(
+        newest_first, return_index=True, return_inverse=True, return_counts=True
+    )
     kept = np.argsort(first, kind="stable")[:items_max]
-    age_s = (at_ms - behaved_at_ms[::-1][first[kept]]) // 1000
+    ages_s = (at_ms - behaved_at_ms[::-1]) // 1000
+    fading = np.stack([np.bincount(inverse, w, minlength=len(items)) for w in fade(ages_s).T], axis=1)
     return ItemCounts(
-        items[kept].astype(np.uint32), count[kept].astype(np.uint32), np.minimum(age_s, AGE_S_MAX)
+        items[kept].astype(np.uint32),
+        count[kept].astype(np.uint32),
+        np.minimum(ages_s[first[kept]], AGE_S_MAX),
+        fading[kept].astype(np.float32),
     )
 
 

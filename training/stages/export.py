@@ -11,6 +11,7 @@ import orjson
 from service.contract import artefact
 from service.contract.catalogue import catalogue_bytes
 from service.contract.features import Side
+from training.data.encoded import COUNTED_SIDES
 from training.export.onnx_file import write_onnx
 from training.export.served_scorer import ServedScorer
 from training.progress import Progress
@@ -40,7 +41,7 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
         scorer,
         tables,
         user_features=sum(f.side in (Side.USER, Side.CONTEXT) for f in features),
-        candidate_features=sum(f.side in (Side.CANDIDATE, Side.MATCH) for f in features),
+        candidate_features=sum(f.side in (Side.CANDIDATE, *COUNTED_SIDES) for f in features),
     )
     (out / GRAPH_FILE).write_bytes(
         orjson.dumps({"inputs": inputs, "catalogue": bench.catalogue.ref().model_dump()})

@@ -21,11 +21,13 @@ from service.contract.artefact import (
     SnapshotRef,
     activate_artefact,
     catalogue_folder,
+    delete_popularity,
     install_artefact,
     read_artefact,
     read_artefact_catalogue,
     read_snapshot_ref,
     snapshot_folder,
+    write_popularity,
     write_snapshot_ref,
 )
 from service.contract.catalogue import Catalogue, grow_catalogue
@@ -62,12 +64,17 @@ def run(bench: Workbench, out: Path, progress: Progress) -> dict[str, object]:
         at_ms=at_ms,
         users_count=len(bench.dataset.users),
         catalogue=catalogue.ref(),
+        popularity_sha256=None,
         previous_id=None,
     )
     old = read_snapshot_ref(registry, line)
     if old is not None:
         previous = old.previous_id if old.snapshot_id == ref.snapshot_id else old.snapshot_id
         ref = ref.model_copy(update={"previous_id": previous})
+    if bench.popularity_levels:
+        table = bench.popularity_counts.table_at(at_ms).renamed(bench.catalogue_ids_in(catalogue))
+        digest = write_popularity(registry, line, ref.snapshot_id, table)
+        ref = ref.model_copy(update={"popularity_sha256": digest})
     records = _records(bench, catalogue, at_ms)
     asyncio.run(_publish(bench, ref, old, manifests, records, progress))
     return {
@@ -91,7 +98,7 @@ async def _publish(
         with progress.task("write life cycles", total=ref.users_count) as advance:
             await _delete_abandoned(store, registry, line, ref, old)
             await store.write_snapshot(ref.snapshot_id, _told(records, advance))
-        await _delete_retired(store, ref, old)
+        await _delete_retired(store, registry, line, ref, old)
         write_snapshot_ref(registry, line, ref)
         for name, manifest in manifests.items():
             activate_artefact(registry, name, manifest.version)
@@ -112,14 +119,18 @@ async def _delete_abandoned(
         abandoned = ref.snapshot_id
     if abandoned not in live:
         await store.delete_snapshot(abandoned)
+        delete_popularity(registry, line, abandoned)
     write_atomically(folder / "incoming", ref.snapshot_id.encode())
 
 
-async def _delete_retired(store: Store, ref: SnapshotRef, old: SnapshotRef | None) -> None:
+async def _delete_retired(
+    store: Store, registry: Path, line: str, ref: SnapshotRef, old: SnapshotRef | None
+) -> None:
     """Delete the snapshot before the previous one; the previous one stays for services not yet restarted."""
     if old is not None and old.previous_id not in (None, ref.snapshot_id, ref.previous_id):
         assert old.previous_id is not None
         await store.delete_snapshot(old.previous_id)
+        delete_popularity(registry, line, old.previous_id)
 
 
 def _records(bench: Workbench, catalogue: Catalogue, at_ms: int) -> Iterator[SnapshotRecord]:

@@ -24,10 +24,9 @@ from service.contract.features import Side
 from service.contract.golden import GoldenCandidate, GoldenRequest, replay_golden, write_golden
 from service.contract.history import F32, I64
 from service.contract.manifest import Manifest, Parity, TaskMetrics
-from service.contract.match import unmatched_ids
 from service.contract.served_inputs import BEHAVIOR_ITEM
 from training.data.batch import PartIds
-from training.data.encoded import EncodedData
+from training.data.encoded import EncodedData, nothing_counted_ids
 from training.errors import StageError
 from training.export.parity import LOGIT_DIFFERENCE_LIMIT, draw_cases, reference_logits
 from training.export.raw_requests import Case, RawRequests
@@ -140,7 +139,9 @@ def _every_item(
         with torch.inference_mode():
             logits = fold_logit_columns(trained(batch))
         candidates = tuple(GoldenCandidate(item_id=item_ids[row], context=context) for row in rows)
-        yield served.logits(request.model_copy(update={"candidates": candidates})), logits.numpy()
+        popularity = raw.popularity_of(request.at_ms, rows)
+        asked = request.model_copy(update={"candidates": candidates, "popularity": popularity})
+        yield served.logits(asked), logits.numpy()
 
 
 def _dependence(served: ServedGraph, request: GoldenRequest, together: F32, rng: np.random.Generator) -> F32:
@@ -167,16 +168,16 @@ def _cold_start(
             "user_features": {},
             "snapshot": None,
             "recent": b"",
+            "popularity": None,
             "candidates": (GoldenCandidate(item_id=UNKNOWN, context={}), request.candidates[0]),
         }
     )
     batch = batch_builder(data).one_request(case.request, case.rows[[0, 0]])
     user_ids, item, candidate_ids = batch.user_ids.clone(), batch.item.clone(), batch.candidate_ids.clone()
     user_ids[:, : sum(feature.side is Side.USER for feature in data.features)] = 0
-    match = [feature for feature in data.features if feature.side is Side.MATCH]
-    own = candidate_ids.shape[1] - len(match)
+    own = sum(feature.side is Side.CANDIDATE for feature in data.features)
     item[0] = candidate_ids[0, :own] = 0
-    candidate_ids[:, own:] = torch.from_numpy(unmatched_ids(match))
+    candidate_ids[:, own:] = torch.tensor(nothing_counted_ids(data.features))
     one = torch.zeros(1, 1, dtype=torch.int64)
     empty = PartIds(item_rows=one[0], index=one, size=one.float(), age=one, strength=one)
     batch = replace(

@@ -181,7 +181,7 @@ def item_tables(content: ItemTableContent) -> ItemTables:
 def feeds_of(data: EncodedData, tables: ItemTables, case: Case) -> Feeds:
     """Return the served graph's tensors of a case, by the contract's function."""
     visit = int(data.request_visit[case.request])
-    match_ids = data.match_ids_of(visit, data.item[case.rows])
+    counted_ids = data.counted_ids_of(case.request, data.item[case.rows])
     clusters, recents, behaviors = (
         {
             name: getattr(part, name)[part.starts[visit] : part.starts[visit + 1]]
@@ -203,13 +203,8 @@ def feeds_of(data: EncodedData, tables: ItemTables, case: Case) -> Feeds:
         domain=int(data.domain[case.request]),
         user_ids=data.user_ids[case.request].tolist(),
         candidates=data.item[case.rows].astype(np.uint32),
-        candidate_ids=np.concatenate(
-            [
-                data.candidate_ids[case.rows, : -match_ids.shape[1]],
-                match_ids,
-            ],
-            axis=1,
-        ),
+        candidate_ids=data.candidate_ids[case.rows, : -counted_ids.shape[1]],
+        counted_ids=counted_ids,
         history=history,
     )
 

@@ -22,7 +22,7 @@ from tests.suites.models.built import (
     furthest,
     item_tables,
 )
-from training.data.encoded import EncodedData
+from training.data.encoded import COUNTED_SIDES, EncodedData
 from training.export.onnx_file import write_onnx
 from training.export.parity import LOGIT_DIFFERENCE_LIMIT, reference_logits
 from training.export.raw_requests import Case
@@ -61,7 +61,7 @@ def export(model: CtrModel, data: EncodedData, path: Path) -> Exported:
         scorer,
         content,
         user_features=sum(f.side in (Side.USER, Side.CONTEXT) for f in data.features),
-        candidate_features=sum(f.side in (Side.CANDIDATE, Side.MATCH) for f in data.features),
+        candidate_features=sum(f.side in (Side.CANDIDATE, *COUNTED_SIDES) for f in data.features),
     )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

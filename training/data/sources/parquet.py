@@ -17,6 +17,7 @@ from service.contract.features import Side
 from service.contract.manifest import Name
 from training.data.dataset import (
     BEHAVIORS_FILE,
+    DATASET_SIDES,
     EXPOSURES_FILE,
     ITEMS_FILE,
     USERS_FILE,
@@ -110,7 +111,7 @@ def build(options: Options, *, progress: Progress) -> RawTables:
     exposures = _read(path.parent, files.exposures)
     if "keep_probability" not in exposures.columns:
         exposures = exposures.with_columns(pl.lit(1.0).alias("keep_probability"))
-    by_side = {side: getattr(description.features, side.value) for side in Side if side is not Side.MATCH}
+    by_side = {side: getattr(description.features, side.value) for side in DATASET_SIDES}
     tables: dict[TableName, pl.DataFrame] = {
         "exposures": exposures,
         "behaviors": _read(path.parent, files.behaviors),
