@@ -42,8 +42,10 @@ def checkerboard(*, visits_per_user: int = 8, keep_probability: float = 1.0, see
     click = (user[row_request] + item) % 2 == 0
     return EncodedData(
         features=(spec("user_id", Side.USER, USERS_COUNT), spec("item_id", Side.ITEM, ITEMS_COUNT)),
+        domains=("left", "right"),
         item_ids=np.arange(ITEMS_COUNT + 1)[:, None],
         users=tuple(str(u) for u in range(USERS_COUNT)),
+        exposure=np.arange(len(item)),
         item=item,
         candidate_ids=np.zeros((len(item), 0), np.int64),
         labels=np.stack([click, click & (item <= ITEMS_COUNT // 2)], axis=1).astype(np.float32),
@@ -57,7 +59,8 @@ def checkerboard(*, visits_per_user: int = 8, keep_probability: float = 1.0, see
         visit_split=np.tile(np.arange(visits_per_user) >= visits_per_user - 2, USERS_COUNT).astype(np.int64),
         row_starts=np.arange(visits + 1) * CANDIDATES_COUNT,
         request_starts=np.arange(visits + 1),
-        parts={"clusters": no_history(visits), "recents": no_history(visits)},
+        parts={part: no_history(visits) for part in ("clusters", "recents", "behaviors")},
+        match_ids_of=lambda visit, rows: np.zeros((len(rows), 0), np.int64),
     )
 
 

@@ -10,6 +10,7 @@ from tests.support.pipelines import changed
 from tests.support.synthetic_dataset import tiny_config
 from training.config import ModelConfig, PipelineConfig, check_plugins, load_config
 from training.errors import ConfigError
+from training.study.config import load_study
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 LEAST = {
@@ -32,8 +33,11 @@ def config(tmp_path: Path) -> PipelineConfig:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_every_config_that_comes_along_is_one(path: Path) -> None:
-    check_plugins(load_config(path))
+def test_every_config_that_comes_along_is_a_pipelines_or_a_studys(path: Path) -> None:
+    if "pipeline" in yaml.safe_load(path.read_text()):
+        load_study(path)
+    else:
+        check_plugins(load_config(path))
 
 
 def test_a_plug_in_is_its_name_or_its_name_and_options(config: PipelineConfig) -> None:
@@ -69,6 +73,9 @@ def test_a_task_without_a_loss_has_the_default_and_then_bce() -> None:
         ({**LEAST, "dataset": {"path": "logs"}}, "dataset.source must name a data source"),
         ({**LEAST, "history": {"first_snapshot_days": float("inf")}}, "history.first_snapshot_days: "),
         ({**LEAST, "history": {"limits": {"recents_max": 51}}}, "tail_count must be at least"),
+        ({**LEAST, "history": {"limits": {"behaviors_max": 51}}}, "tail_count must be at least"),
+        ({**LEAST, "models": {"a": {"backbone": "star", "domains": ["No!"]}}}, "models.a.domains.0: "),
+        ({**LEAST, "match": {"level": []}}, "match.level: Extra inputs"),
         ({**LEAST, "publish": {"snapshot_line": "../up"}}, "publish.snapshot_line: "),
     ],
 )
@@ -77,6 +84,11 @@ def test_what_is_no_config_is_refused_with_the_key(tmp_path: Path, content: Any,
     with pytest.raises(ConfigError, match=message) as raised:
         load_config(path)
     assert str(path) in str(raised.value)
+
+
+def test_a_tail_as_long_as_what_is_read_of_it_is_long_enough(tmp_path: Path) -> None:
+    history = {"limits": {"recents_max": 5, "behaviors_max": 60}, "snapshots": {"tail_count": 60}}
+    assert load_config(written(tmp_path, {**LEAST, "history": history})).history.limits.behaviors_max == 60
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
@@ -93,10 +105,16 @@ def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path, content:
     [
         ({"dataset": {"source": "csv"}}, "dataset: 'csv' is none of sources: complete_journey, parquet"),
         ({"dataset": {"source": "parquet", "pth": "logs"}}, "dataset.pth: Extra inputs"),
-        ({"embed.backbone.name": "dcn"}, "embed.backbone: 'dcn' is none of backbones: pepnet, star"),
+        ({"embed.backbone.name": "dcn"}, "embed.backbone: 'dcn' is none of backbones: crocodile, dcnv2, "),
         ({"models.star.backbone.options": {"hiden": [4]}}, "models.star.backbone.hiden: Extra inputs"),
         ({"models.star.backbone.options": {"hidden": ["x"]}}, "models.star.backbone.hidden.0: "),
-        ({"models.star.interests": ["din"]}, "models.star.interests.0: 'din' is none of interest"),
+        ({"models.star.interests": ["dien"]}, "models.star.interests.0: 'dien' is none of interest"),
+        ({"models.star.fit.optimizer.name": "sgd"}, "models.star.fit.optimizer: 'sgd' is none of optim"),
+        (
+            {"embed.fit.optimizer": {"name": "adam", "momentum": 1}},
+            "embed.fit.optimizer.momentum: Extra inputs",
+        ),
+        ({"embed.fit.optimizer": {"name": "adam", "beta1": 1}}, "embed.fit.optimizer.beta1: "),
         (
             {"models.star.interests": ["short_term", {"name": "twin_v2", "keep": 0}]},
             "models.star.interests.1.keep: ",

@@ -73,14 +73,21 @@ def test_gradients_stay_in_the_rows_that_a_task_reads(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["bce", "jrc"])
-@pytest.mark.parametrize("labels", [[[0.0, 0.0]] * 5, [[1.0, NAN]] * 5, [[NAN, NAN]] * 5])
-def test_a_task_without_rows_costs_nothing(name: str, labels: list[list[float]]) -> None:
+@pytest.mark.parametrize(
+    ("labels", "there"),
+    [([[0.0, 0.0]] * 5, {"click"}), ([[1.0, NAN]] * 5, {"click"}), ([[NAN, NAN]] * 5, set())],
+)
+def test_a_task_without_rows_is_absent_and_costs_nothing(
+    name: str, labels: list[list[float]], there: set[str]
+) -> None:
     losses = task_losses(CLICK, BUY, default=name)
     logits = LOGITS[..., None].repeat(1, 1, losses.logit_columns).requires_grad_()
     found = losses(logits, a_batch(labels, KEEP))
-    assert found["buy"].item() == 0.0
-    torch.stack(list(found.values())).sum().backward()
-    assert logits.grad is not None and bool(torch.isfinite(logits.grad).all())
+    assert set(found) == there
+    for loss in found.values():
+        loss.backward()
+        assert logits.grad is not None and bool(torch.isfinite(logits.grad).all())
+        assert not bool(logits.grad[:, 1].any())
 
 
 def test_the_widest_loss_says_how_many_columns_there_are() -> None:
@@ -172,6 +179,33 @@ def test_keeps_the_epoch_best_on_validation() -> None:
     assert validation_loss(model, data) == pytest.approx(min(losses), rel=1e-5)
     assert validation_loss(model, data) < losses[-1] - 0.1
     assert not model.training
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adatask"])
+def test_batches_of_which_a_task_or_all_tasks_know_nothing_teach_what_is_known(optimizer: str) -> None:
+    """No label of any buy is known, and of the clicks only those of half of the users."""
+    data = checkerboard()
+    labels = data.labels.copy()
+    labels[:, 1] = np.nan
+    user = data.visit_user[data.request_visit[data.row_request]]
+    labels[user >= 5, 0] = np.nan
+    config = small_model(fit={"epochs": 2, "batch_rows": 1, "optimizer": optimizer})
+    model, report = fitted(replace(data, labels=labels), config, validation=NONE)
+    assert all(epoch.losses["buy"] == 0.0 < epoch.losses["click"] for epoch in report.epochs)
+    assert all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
+
+
+def test_a_fit_on_one_domain_does_not_see_the_others_labels() -> None:
+    data = checkerboard()
+    one = data.of_domains(("right",))
+    labels = data.labels.copy()
+    left = data.domain[data.row_request] == 0
+    labels[left] = 1 - labels[left]
+    same = replace(data, labels=labels).of_domains(("right",))
+    config = small_model(fit={"epochs": 2})
+    first, second = (fitted(chosen, config)[0] for chosen in (one, same))
+    visits = one.visits_of("validation")
+    np.testing.assert_array_equal(predict(first, one, visits), predict(second, same, visits))
 
 
 def test_the_last_epoch_is_kept_where_nothing_is_validated() -> None:

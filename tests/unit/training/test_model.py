@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from service.contract.features import Side
+from service.contract.history import HistoryLimits
 from tests.support.synthetic_encoded import tiny_encoded
 from training.config import ModelConfig
 from training.data.encoded import EncodedData
@@ -23,7 +24,7 @@ SHORT = {"name": "short_term", "heads": 1, "head_width": 3, "out_width": 2, "mas
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> EncodedData:
-    return tiny_encoded(tmp_path_factory.mktemp("logs"))[1]
+    return tiny_encoded(tmp_path_factory.mktemp("logs"), limits=HistoryLimits(behaviors_max=40))[1]
 
 
 def build(data: EncodedData, **changes: object) -> CtrModel:
@@ -83,7 +84,7 @@ def test_every_row_is_scored_from_its_own_request_user_history_and_item(data: En
                 torch.cat(interests, dim=-1),
                 torch.tensor([data.domain[request]]),
             )
-        torch.testing.assert_close(out[place], alone[0], atol=2e-6, rtol=0)
+        torch.testing.assert_close(out[place], alone[0], atol=2e-6, rtol=2e-6)
 
 
 def test_features_lie_by_side_each_in_its_width(data: EncodedData) -> None:
@@ -91,10 +92,11 @@ def test_features_lie_by_side_each_in_its_width(data: EncodedData) -> None:
     names = {side: [f.name for f in data.features if f.side is side] for side in Side}
     assert list(model.user.names) == names[Side.USER] + names[Side.CONTEXT]
     assert list(model.item.names) == names[Side.ITEM]
-    assert list(model.candidate.names) == names[Side.CANDIDATE]
+    assert list(model.candidate.names) == names[Side.CANDIDATE] + names[Side.MATCH]
     assert model.item.width == 5 + 3 + 3 and model.user.width == 5 * 3 + 1
+    assert model.candidate.width == 3 * len(model.candidate.names)
     for embeddings in (model.user, model.item, model.candidate):
-        counts = [table.num_embeddings for table in embeddings.tables]  # type: ignore[union-attr]
+        counts = [len(embeddings.table_of(name)) for name in embeddings.names]
         encoders = {f.name: f.encoder for f in data.features}
         assert counts == [encoders[name].ids_count for name in embeddings.names]
 
@@ -106,7 +108,13 @@ def test_row_zero_is_the_item_of_which_all_is_unknown(data: EncodedData) -> None
     assert model.embed_items(torch.tensor([[1, 2], [0, 3]])).shape == (2, 2, 11)
 
 
-@pytest.mark.parametrize(("interest", "part"), [(TWIN, "clusters"), (SHORT, "recents")])
+DIN = {"name": "din", "hidden": [4], "last": 40, "part": "behaviors"}
+SIM = {"name": "sim_hard", "by": "category", "heads": 1, "head_width": 3}
+
+
+@pytest.mark.parametrize(
+    ("interest", "part"), [(TWIN, "clusters"), (SHORT, "recents"), (SIM, "behaviors"), (DIN, "behaviors")]
+)
 def test_an_interest_reads_its_part_of_the_history_alone(
     data: EncodedData, interest: dict[str, object], part: str
 ) -> None:
@@ -114,10 +122,24 @@ def test_an_interest_reads_its_part_of_the_history_alone(
     batch = batch_builder(data).build(data.visits_of("test"))
     with torch.no_grad():
         before = model(batch)
-        for name in ("clusters", "recents"):
+        for name in ("clusters", "recents", "behaviors"):
             empty = replace(batch.parts[name], size=torch.zeros_like(batch.parts[name].size))
             after = model(replace(batch, parts={**batch.parts, name: empty}))
             assert torch.equal(before, after) == (name != part)
+
+
+def test_a_model_of_some_features_reads_those_alone(data: EncodedData) -> None:
+    left_out = {"years", "position", "price", "match_any_count", "match_category_days"}
+    kept = tuple(f for f in data.features if f.name not in left_out)
+    less = data.restricted_to(kept)
+    model = build(less)
+    assert set(model.user.names + model.item.names + model.candidate.names) == {f.name for f in kept}
+    visits = data.visits_of("test")
+    batch = batch_builder(less).build(visits)
+    assert batch.user_ids.shape[1] == len(model.user.names)
+    assert batch.candidate_ids.shape[1] == len(model.candidate.names)
+    with torch.no_grad():
+        assert model(batch).shape == (len(batch.item), 2, 2)
 
 
 def test_without_interests_the_history_is_not_read(data: EncodedData) -> None:

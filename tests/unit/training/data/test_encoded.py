@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from service.contract.features import FeatureEncoder, Side, time_values
-from service.contract.history import Behaviors, HistoryLimits, build_history, quantize_strength
+from service.contract.features import FeatureEncoder, FeatureSpec, Side, time_values
+from service.contract.history import (
+    Behaviors,
+    HistoryLimits,
+    age_buckets,
+    build_history,
+    quantize_strength,
+    strength_buckets,
+)
+from tests.support.slow_match import level_and_statistic, slow_match_id
 from tests.support.synthetic_dataset import tiny_dataset
 from tests.support.synthetic_encoded import tiny_encoded, tiny_snapshots
 from tests.unit.training.data.small_tables import DAY_MS, small_tables, with_table
-from training.config import VocabularyConfig
+from training.config import MatchConfig, VocabularyConfig
 from training.data.canonical import write_dataset
 from training.data.dataset import SPLITS, Dataset
 from training.data.encoded import EncodedData, behaviors_by_user, encode_dataset, ranges
 from training.data.vocabulary import build_features
 
-LIMITS = HistoryLimits(singletons_max=6, recents_max=4)
+LIMITS = HistoryLimits(singletons_max=6, recents_max=4, behaviors_max=9)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +82,8 @@ def test_ids_are_the_contracts(both: tuple[Dataset, EncodedData]) -> None:
         ]
         assert data.user_ids[data.row_request[number]].tolist() == expected
         candidate = [encoders[name].encode(row[name]) for name in of_side[Side.CANDIDATE]]
-        assert data.candidate_ids[number].tolist() == candidate
+        assert data.candidate_ids[number, : len(candidate)].tolist() == candidate
+    assert data.candidate_ids.shape[1] == len(of_side[Side.CANDIDATE]) + len(of_side[Side.MATCH])
     assert data.item_ids[0].tolist() == [0] * len(of_side[Side.ITEM])
     for number, row in enumerate(dataset.items.iter_rows(named=True), start=1):
         assert data.item_ids[number].tolist() == [
@@ -95,12 +105,12 @@ def test_histories_are_the_contracts_on_all_that_lies_before(both: tuple[Dataset
             quantize_strength([row["strength"] for row in mine]),
         )
         expected = build_history(snapshots.newest_before(user, at_ms), everything, at_ms=at_ms, limits=LIMITS)
-        clusters, recents = (
+        clusters, recents, behaviors = (
             {
                 name: getattr(part, name)[part.starts[visit] : part.starts[visit + 1]].tolist()
                 for name in ("item", "size", "age", "strength")
             }
-            for part in (data.parts["clusters"], data.parts["recents"])
+            for part in (data.parts[name] for name in ("clusters", "recents", "behaviors"))
         )
         assert clusters == {name: getattr(expected, name).tolist() for name in clusters}
         assert recents == {
@@ -109,8 +119,186 @@ def test_histories_are_the_contracts_on_all_that_lies_before(both: tuple[Dataset
             "age": expected.recent_age.tolist(),
             "strength": expected.recent_strength.tolist(),
         }
+        newest = [n for n, row in enumerate(mine) if row["at_ms"] < at_ms][-LIMITS.behaviors_max :]
+        assert behaviors == {
+            "item": everything.item[newest].tolist(),
+            "size": [1.0] * len(newest),
+            "age": age_buckets((at_ms - everything.at_ms[newest]) // 1000).tolist(),
+            "strength": strength_buckets(everything.strength[newest]).tolist(),
+        }
         lengths.add(len(clusters["item"]))
     assert {0, 1, 2} < lengths and max(lengths) > 10
+
+
+def match_columns(data: EncodedData) -> list[tuple[int, FeatureSpec]]:
+    """Return the match features and their columns in `candidate_ids`."""
+    candidate = [f for f in data.features if f.side in (Side.CANDIDATE, Side.MATCH)]
+    return [(column, f) for column, f in enumerate(candidate) if f.side is Side.MATCH]
+
+
+def test_match_ids_are_those_of_a_recount_of_all_that_lies_before(both: tuple[Dataset, EncodedData]) -> None:
+    """Whatever the snapshots, whose times are on whole seconds here, and whatever the limits on the history."""
+    dataset, data = both
+    category = dict(dataset.items.select("item_id", "category").iter_rows())
+    behaviors: dict[str, list[tuple[int, str]]] = {}
+    for user, item, at_ms in dataset.behaviors.select("user_id", "item_id", "at_ms").iter_rows():
+        behaviors.setdefault(user, []).append((at_ms, item))
+    ids_of_feature: dict[str, set[int]] = {}
+    for number, row in enumerate(rows_of(dataset)):
+        before = [b for b in behaviors.get(row["user_id"], []) if b[0] < row["shown_at_ms"]]
+        matching = {
+            "any": before,
+            "item_id": [b for b in before if b[1] == row["item_id"]],
+            "category": [
+                b for b in before if category[b[1]] is not None and category[b[1]] == category[row["item_id"]]
+            ],
+        }
+        for column, feature in match_columns(data):
+            level, _ = level_and_statistic(feature)
+            ages_s = [(row["shown_at_ms"] - at_ms) // 1000 for at_ms, _ in matching[level]]
+            found = int(data.candidate_ids[number, column])
+            assert found == slow_match_id(feature, ages_s), (number, feature.name)
+            ids_of_feature.setdefault(feature.name, set()).add(found)
+    assert len(ids_of_feature) == sum(f.side is Side.MATCH for f in data.features)
+    assert all(len(ids) > 3 for ids in ids_of_feature.values())  # each does tell something apart
+
+
+def test_match_ids_of_any_items_are_those_that_they_would_have_as_candidates(
+    both: tuple[Dataset, EncodedData],
+) -> None:
+    _, data = both
+    columns = [column for column, _ in match_columns(data)]
+    for visit in range(0, len(data.visit_user), 7):
+        rows = data.rows_of(np.array([visit]))
+        found = data.match_ids_of(visit, data.item[rows])
+        assert found.tolist() == data.candidate_ids[np.ix_(rows, columns)].tolist()
+        unknown = data.match_ids_of(visit, np.zeros(1, np.int64))[0]
+        for (_, feature), of_row, of_unknown in zip(match_columns(data), found[0], unknown, strict=True):
+            level, _ = level_and_statistic(feature)
+            assert of_unknown == (of_row if level == "any" else slow_match_id(feature, []))
+        assert data.match_ids_of(visit, data.item[:0]).shape == (0, len(columns))
+
+
+def test_without_match_features_there_are_the_candidates_own_ids_alone(tmp_path: Path) -> None:
+    dataset = tiny_dataset(tmp_path)
+    data = encode_dataset(
+        dataset,
+        build_features(dataset, VocabularyConfig(), MatchConfig(levels=())),
+        limits=LIMITS,
+        find_snapshot=lambda user, at_ms: None,
+    )
+    assert data.candidate_ids.shape == (len(data.item), 1)
+    assert data.match_ids_of(0, data.item[:3]).shape == (3, 0)
+
+
+# What a model sees of the data
+
+
+def chosen(data: EncodedData, *left_out: str) -> tuple[FeatureSpec, ...]:
+    return tuple(f for f in data.features if f.name not in left_out)
+
+
+def columns_of(features: Sequence[FeatureSpec], *sides: Side) -> list[str]:
+    return [f.name for side in sides for f in features if f.side is side]
+
+
+def test_data_restricted_to_some_features_have_those_columns_alone(both: tuple[Dataset, EncodedData]) -> None:
+    _, data = both
+    match = [f.name for f in data.features if f.side is Side.MATCH]
+    left_out = ("years", "hour_of_day", "position", match[0], match[-1], "item_id")
+    less = data.restricted_to(chosen(data, *left_out))
+    assert less.features == chosen(data, *left_out)
+    for name, sides in (
+        ("user_ids", (Side.USER, Side.CONTEXT)),
+        ("candidate_ids", (Side.CANDIDATE, Side.MATCH)),
+        ("item_ids", (Side.ITEM,)),
+    ):
+        before, after = columns_of(data.features, *sides), columns_of(less.features, *sides)
+        assert 0 < len(after) < len(before)
+        for column, feature in enumerate(after):
+            whole = getattr(data, name)[:, before.index(feature)]
+            assert getattr(less, name)[:, column].tolist() == whole.tolist(), feature
+        assert getattr(less, name).shape[1] == len(after)
+    kept = [column for column, name in enumerate(match) if name not in left_out]
+    rows = data.rows_of(np.array([40]))
+    whole = data.match_ids_of(40, data.item[rows])
+    assert less.match_ids_of(40, data.item[rows]).tolist() == whole[:, kept].tolist()
+    for name in ("item", "labels", "row_request", "domain", "visit_at_ms", "exposure"):
+        assert getattr(less, name) is getattr(data, name)
+
+
+def test_data_restricted_to_all_features_are_the_same(both: tuple[Dataset, EncodedData]) -> None:
+    _, data = both
+    assert data.restricted_to(data.features) is data
+    assert data.of_domains(data.domains) is data
+
+
+@pytest.mark.parametrize(
+    "domains", [("search",), ("home", "mail"), ("mail", "home"), ("mail", "search", "home")]
+)
+def test_data_of_some_domains_have_their_requests_and_no_others(
+    both: tuple[Dataset, EncodedData], domains: tuple[str, ...]
+) -> None:
+    dataset, data = both
+    some = data.of_domains(domains)
+    expected = [row for row in rows_of(dataset) if row["domain"] in domains]
+    everything = rows_of(dataset)
+    assert some.domains == domains
+    assert [everything[row] for row in some.exposure] == expected
+    by_row = {
+        "item": some.item,
+        "candidate_ids": some.candidate_ids,
+        "keep_probability": some.keep_probability,
+    }
+    for name, values in by_row.items():
+        np.testing.assert_array_equal(values, getattr(data, name)[some.exposure], err_msg=name)
+    np.testing.assert_array_equal(some.labels, data.labels[some.exposure])
+    requests: list[int] = []
+    visits: list[tuple[str, int]] = []
+    for number, row in enumerate(expected):
+        if row["request_id"] not in requests:
+            requests.append(row["request_id"])
+            visit = (row["user_id"], row["shown_at_ms"])
+            if visit not in visits:
+                assert some.row_starts[len(visits)] == number
+                assert some.request_starts[len(visits)] == len(requests) - 1
+                visits.append(visit)
+        request = requests.index(row["request_id"])
+        assert some.row_request[number] == request
+        assert domains[some.domain[request]] == row["domain"]
+        v = int(some.request_visit[request])
+        assert (some.users[some.visit_user[v]], int(some.visit_at_ms[v])) == visits[v]
+        assert SPLITS[some.visit_split[v]] == row["split"]
+        whole = int(data.row_request[some.exposure[number]])
+        assert some.user_ids[request].tolist() == data.user_ids[whole].tolist()
+    assert some.row_starts[-1] == len(expected) and some.request_starts[-1] == len(requests)
+    assert len(some.visit_user) == len(visits) <= len(data.visit_user)
+    assert len(some.domain) == len(some.user_ids) == len(requests)
+
+
+def test_visits_of_some_domains_keep_their_histories(both: tuple[Dataset, EncodedData]) -> None:
+    _, data = both
+    some = data.of_domains(("search",)).restricted_to(chosen(data, "years"))
+    place = {(int(data.visit_user[v]), int(data.visit_at_ms[v])): v for v in range(len(data.visit_user))}
+    for visit in range(len(some.visit_user)):
+        whole = place[int(some.visit_user[visit]), int(some.visit_at_ms[visit])]
+        for name, part in some.parts.items():
+            old = data.parts[name]
+            for column in ("item", "size", "age", "strength"):
+                here = getattr(part, column)[part.starts[visit] : part.starts[visit + 1]]
+                there = getattr(old, column)[old.starts[whole] : old.starts[whole + 1]]
+                assert here.tolist() == there.tolist()
+        items = np.array([1, 0, 17])
+        assert some.match_ids_of(visit, items).tolist() == data.match_ids_of(whole, items).tolist()
+    assert 0 < len(some.visit_user) < len(data.visit_user)
+
+
+def test_domains_without_requests_leave_nothing(both: tuple[Dataset, EncodedData]) -> None:
+    _, data = both
+    none = data.of_domains(("search",)).of_domains(("home",))
+    assert (len(none.item), len(none.domain), len(none.visit_user)) == (0, 0, 0)
+    assert none.row_starts.tolist() == none.request_starts.tolist() == [0]
+    assert all(part.starts.tolist() == [0] for part in none.parts.values())
 
 
 def test_behaviors_at_the_very_time_of_a_visit_are_not_seen(tmp_path: Path) -> None:
@@ -118,7 +306,7 @@ def test_behaviors_at_the_very_time_of_a_visit_are_not_seen(tmp_path: Path) -> N
     dataset = Dataset(tmp_path / "out")
     data = encode_dataset(
         dataset,
-        build_features(dataset, VocabularyConfig(min_count=1)),
+        build_features(dataset, VocabularyConfig(min_count=1), MatchConfig()),
         limits=HistoryLimits(),
         find_snapshot=lambda user, at_ms: None,
     )
@@ -128,6 +316,9 @@ def test_behaviors_at_the_very_time_of_a_visit_are_not_seen(tmp_path: Path) -> N
         [items[row - 1] for row in recents.item[a:b]]
         for a, b in zip(recents.starts[:-1], recents.starts[1:], strict=True)
     ]
+    any_count = next(column for column, f in match_columns(data) if f.name == "match_any_count")
+    counted = data.candidate_ids[data.row_starts[:-1], any_count] - 1  # an id a count, up to 7
+    assert counted.tolist() == [len(of_visit) for of_visit in seen]
     assert seen == [["jar"], ["jar", "cup"], ["jar"], ["jar"]]
     assert data.visit_at_ms.tolist() == [2 * DAY_MS, 9 * DAY_MS, 11 * DAY_MS, 25 * DAY_MS]
 
@@ -138,7 +329,7 @@ def test_without_behaviors_every_history_is_empty(tmp_path: Path) -> None:
     dataset = Dataset(tmp_path / "out")
     data = encode_dataset(
         dataset,
-        build_features(dataset, VocabularyConfig(min_count=1)),
+        build_features(dataset, VocabularyConfig(min_count=1), MatchConfig()),
         limits=HistoryLimits(),
         find_snapshot=lambda user, at_ms: None,
     )
@@ -170,7 +361,7 @@ def test_progress_counts_every_visit(tmp_path: Path) -> None:
     dataset, told = tiny_dataset(tmp_path), []
     data = encode_dataset(
         dataset,
-        build_features(dataset, VocabularyConfig()),
+        build_features(dataset, VocabularyConfig(), MatchConfig()),
         limits=LIMITS,
         find_snapshot=lambda user, at_ms: None,
         progress=told.append,

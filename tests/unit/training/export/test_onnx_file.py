@@ -24,10 +24,11 @@ from training.model import CtrModel
 
 def test_one_domain_one_task_and_no_candidate_features(tmp_path: Path) -> None:
     data = tiny_encoded(tmp_path)[1]
+    unread = (Side.CANDIDATE, Side.MATCH)
+    data = data.restricted_to(tuple(f for f in data.features if f.side not in unread))
     data = replace(
         data,
-        features=tuple(f for f in data.features if f.side is not Side.CANDIDATE),
-        candidate_ids=data.candidate_ids[:, :0],
+        domains=("home",),
         domain=np.zeros_like(data.domain),
         labels=data.labels[:, :1],
     )

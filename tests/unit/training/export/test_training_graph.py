@@ -15,18 +15,23 @@ from training.modules.split import RowLayout
 
 TASKS = (TaskSpec(name="click"), TaskSpec(name="multi", given="click"))
 DOMAINS_COUNT, ITEMS_COUNT, VALUES_COUNT = 3, 20, 6
+BEHAVIORS = {"name": "twin", "heads": 2, "head_width": 4, "part": "behaviors"}
 
 
 @pytest.fixture(scope="module")
 def model():
-    """STAR over both interest modules, with statistics and parameters of every domain its own."""
+    """STAR over a module for each part of the history, with statistics and parameters of every domain its own."""
     torch.manual_seed(0)
     encoder = CategoricalEncoder(values=tuple("abcde"))
     sides = {"user_id": Side.USER, "store": Side.CONTEXT, "place": Side.CANDIDATE, "item_id": Side.ITEM}
     config = ModelConfig.model_validate(
         {
             "backbone": {"name": "star", "hidden": [8]},
-            "interests": [{"name": "twin_v2", "heads": 2, "head_width": 4}, {"name": "short_term"}],
+            "interests": [
+                {"name": "twin_v2", "heads": 2, "head_width": 4},
+                {"name": "short_term"},
+                BEHAVIORS,
+            ],
             "embedding_width": 4,
         }
     )
@@ -46,8 +51,8 @@ def model():
     return built.eval()
 
 
-def parts_of(rng, *, clusters, recents):
-    """Return item rows, size, age and strength of both parts; a part of length 0 is one row of size 0."""
+def parts_of(rng, **lengths):
+    """Return item rows, size, age and strength of each part; a part of length 0 is one row of size 0."""
     return {
         name: (
             rng.integers(ITEMS_COUNT, size=max(1, length)),
@@ -55,7 +60,7 @@ def parts_of(rng, *, clusters, recents):
             rng.integers(10, size=max(1, length)),
             rng.integers(10, size=max(1, length)),
         )
-        for name, length in (("clusters", clusters), ("recents", recents))
+        for name, length in lengths.items()
     }
 
 
@@ -102,21 +107,21 @@ def once(model, request, rows):
     return np.stack([click, click * multi], axis=1)
 
 
-def request_of(seed, *, rows, clusters, recents, domain):
+def request_of(seed, *, rows, domain, **lengths):
     rng = np.random.default_rng(seed)
     return {
         "item": rng.integers(ITEMS_COUNT, size=rows),
         "candidate_ids": rng.integers(VALUES_COUNT, size=(rows, 1)),
         "user_ids": rng.integers(VALUES_COUNT, size=(1, 2)),
         "domain": np.array([domain]),
-        "parts": parts_of(rng, clusters=clusters, recents=recents),
+        "parts": parts_of(rng, **lengths),
     }
 
 
 CASES = [
-    {"rows": 1, "clusters": 0, "recents": 0, "domain": 0},
-    {"rows": 7, "clusters": 1, "recents": 3, "domain": 1},
-    {"rows": 30, "clusters": 40, "recents": 9, "domain": 2},
+    {"rows": 1, "clusters": 0, "recents": 0, "behaviors": 0, "domain": 0},
+    {"rows": 7, "clusters": 1, "recents": 3, "behaviors": 1, "domain": 1},
+    {"rows": 30, "clusters": 40, "recents": 9, "behaviors": 60, "domain": 2},
 ]
 
 
