@@ -20,6 +20,7 @@ I64 = npt.NDArray[np.int64]
 
 METRICS: Final = ("auc", "gauc", "gauc_request", "log_loss", "pcoc", "calibration_error")
 RESAMPLES_COUNT: Final = 500
+RESAMPLES_AT_ONCE: Final = 50
 INTERVAL_PERCENT: Final = (2.5, 97.5)
 
 
@@ -101,24 +102,34 @@ def resample(
 
 
 def _auc(y: F64, p: F64, w: F64, user: I64, times: F64) -> F64:
-    """Return the AUC of each resample: rows are sorted once, draws only change their weights."""
-    if len(y) == 0:
+    """Return the AUC of each resample: rows are ordered once, draws only change what users weigh.
+
+    Negatives are added up per user in steps: those tied with the k-th distinct score of a positive are step
+    2k + 1, those between it and the one below it step 2k. So a resample is a sparse product.
+    """
+    from scipy.sparse import csr_array
+
+    positive = y > 0
+    scores = np.unique(p[positive])  # (K,)
+    if len(scores) == 0 or positive.all():
         return np.full(len(times), np.nan)
-    order = np.argsort(p, kind="stable")
-    sorted_p, sorted_user = p[order], user[order]
-    positive, negative = (w * y)[order], (w * (1.0 - y))[order]
-    starts = np.flatnonzero(np.concatenate([[True], sorted_p[1:] != sorted_p[:-1]]))
-    # positives are few: only their places are looked up among the negatives below them
-    rows = np.flatnonzero(positive > 0)
-    run_of_row = np.searchsorted(starts, rows, side="right") - 1
-    out = np.empty(len(times))
-    for i, drawn in enumerate(times):
-        by_row = drawn[sorted_user]
-        negatives = np.add.reduceat(negative * by_row, starts)
-        below = np.cumsum(negatives) - negatives / 2.0
-        weight = positive[rows] * by_row[rows]
-        out[i] = (weight @ below[run_of_row]) / (weight.sum() * negatives.sum())
-    return out
+    place = np.searchsorted(scores, p)
+    tied = scores[np.minimum(place, len(scores) - 1)] == p
+    users_count = times.shape[1]
+    negatives = csr_array(
+        (w[~positive], ((2 * place + tied)[~positive], user[~positive])),
+        shape=(2 * len(scores) + 1, users_count),
+    )
+    positives = csr_array((w[positive], (place[positive], user[positive])), shape=(len(scores), users_count))
+    out: list[F64] = []
+    for start in range(0, len(times), RESAMPLES_AT_ONCE):
+        drawn = times[start : start + RESAMPLES_AT_ONCE].T  # (U, r)
+        by_step, won_by = negatives @ drawn, positives @ drawn
+        total = np.cumsum(by_step, axis=0)
+        below = total[:-1:2] + by_step[1::2] / 2.0  # (K, r)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            out.append((won_by * below).sum(axis=0) / (won_by.sum(axis=0) * total[-1]))
+    return np.concatenate(out)
 
 
 def _gauc(y: F64, p: F64, w: F64, user: I64, group: I64, times: F64) -> F64:

@@ -94,8 +94,8 @@ def learning_curves(path: Path, systems: Sequence[System]) -> None:
                 panel.plot(kept, losses[epochs.index(kept)], "o", color=_color(place), markersize=4)
         panel.set_title(group, fontsize=9)
         panel.set_xlabel("epoch")
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.legend(fontsize=6)
+        panel.set_xticks(range(1, 1 + max(max(epochs) for s in own for epochs, _, _ in curves[s.name])))
+        panel.legend(fontsize=6, framealpha=0.5)
     for panel in list(panels.flat)[len(groups) :]:
         panel.set_visible(False)
     panels[0][0].set_ylabel("validation log-loss ×10³")
@@ -143,18 +143,20 @@ def history_length(
 
 
 def cost(path: Path, systems: Sequence[System]) -> None:
-    """Seconds of a whole fit against click AUC, and parameters against click AUC."""
-    timed = [s for s in systems if s.seeds[0].seconds is not None and s.seeds[0].parameters is not None]
-    groups = list(dict.fromkeys(system.group for system in timed))
-    figure, panels = _figure(1, 2, width=11, height=4.5)
+    """Seconds of a fit and parameters, means over seeds, of the systems that tell either; the first on top."""
+    told = [s for s in systems if s.seeds[0].seconds is not None or s.seeds[0].parameters is not None][::-1]
+    groups = list(dict.fromkeys(system.group for system in systems))
+    figure, panels = _figure(1, 2, width=11, height=1.0 + 0.22 * len(told))
     for panel, name in zip(panels[0], ("seconds", "parameters"), strict=True):
-        for system in timed:
-            value = float(np.mean([getattr(one, name) for one in system.seeds]))
-            auc = system.estimate("auc", ALL_DOMAINS).value
-            panel.plot(value, auc, "o", color=_color(groups.index(system.group)), markersize=4)
-            panel.annotate(system.label, (value, auc), fontsize=5, xytext=(3, 2), textcoords="offset points")
-        panel.set(xlabel=f"{name} of a fit" if name == "seconds" else name, ylabel="click AUC", xscale="log")
-        panel.grid(linewidth=0.3)
+        values = [[float(v) for one in s.seeds if (v := getattr(one, name)) is not None] for s in told]
+        means = [float(np.mean(own)) if own else 0.0 for own in values]
+        colors = [_color(groups.index(system.group)) for system in told]
+        panel.barh(range(len(told)), means, color=colors, height=0.6)
+        panel.set_yticks(range(len(told)), [system.label for system in told], fontsize=7)
+        panel.set_xlabel("seconds of a fit" if name == "seconds" else name)
+        panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        panel.tick_params(axis="x", labelsize=7)
+        panel.grid(axis="x", linewidth=0.3)
     _save(figure, path)
 
 
