@@ -99,13 +99,15 @@ class ItemCounts:
     """How often items occur in a life cycle, and the age of the newest occurrence. An item may stand twice.
 
     Axes:
-        item: (K,) catalogue ids; count: (K,) at least 1; age_s: (K,) in whole seconds;
+        item: (K,) catalogue ids; count: (K,) at least 1; age_s, oldest_s: (K,) ages of the newest and of the oldest
+        occurrence, in whole seconds;
         fading: (K, half-lives) see `statistics.py`, at the moment that ages are counted from.
     """
 
     item: U32
     count: U32
     age_s: I64
+    oldest_s: I64
     fading: F32
 
     def __len__(self) -> int:
@@ -116,12 +118,12 @@ class ItemCounts:
         """Return no counts."""
         none = np.zeros(0, np.uint32)
         fading = np.zeros((0, len(HALF_LIVES_DAYS)), np.float32)
-        return ItemCounts(none, none, np.zeros(0, np.int64), fading)
+        return ItemCounts(none, none, np.zeros(0, np.int64), np.zeros(0, np.int64), fading)
 
     def later(self, seconds: int) -> ItemCounts:
         """Return the same counts as they are some seconds later."""
         fading = (self.fading * fade(seconds)).astype(np.float32)
-        return ItemCounts(self.item, self.count, self.age_s + seconds, fading)
+        return ItemCounts(self.item, self.count, self.age_s + seconds, self.oldest_s + seconds, fading)
 
     def and_then(self, other: ItemCounts) -> ItemCounts:
         """Return both, end to end."""
@@ -129,6 +131,7 @@ class ItemCounts:
             np.concatenate([self.item, other.item]),
             np.concatenate([self.count, other.count]),
             np.concatenate([self.age_s, other.age_s]),
+            np.concatenate([self.oldest_s, other.oldest_s]),
             np.concatenate([self.fading, other.fading]),
         )
 
@@ -221,7 +224,11 @@ def build_history(
     age_s = (at_ms - at) // 1000
     live_age_s = (at_ms - live_at) // 1000
     counted = ItemCounts(
-        live_item, np.ones(len(live_item), np.uint32), live_age_s, fade(live_age_s).astype(np.float32)
+        live_item,
+        np.ones(len(live_item), np.uint32),
+        live_age_s,
+        live_age_s,
+        fade(live_age_s).astype(np.float32),
     )
     if snapshot is not None:
         item = np.concatenate([snapshot.item, item])
@@ -268,6 +275,7 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
             counts.item.astype("<u4").tobytes(),
             counts.count.astype("<u4").tobytes(),
             np.clip(counts.age_s, 0, AGE_S_MAX).astype("<u4").tobytes(),
+            np.clip(counts.oldest_s, 0, AGE_S_MAX).astype("<u4").tobytes(),
             counts.fading.astype("<f4").tobytes(),
             snapshot.strength.astype("<u2").tobytes(),
             tail.strength.astype("<u2").tobytes(),
@@ -288,7 +296,7 @@ def decode_snapshot(blob: bytes) -> Snapshot:
     if version > SNAPSHOT_CODEC_VERSION or version == 0:
         raise BlobError(f"history blob of version {version}, this service reads {SNAPSHOT_CODEC_VERSION}")
     counts = counted[0] if counted else 0
-    expected = header.size + clusters * 14 + tail * 14 + counts * (12 + 4 * len(HALF_LIVES_DAYS))
+    expected = header.size + clusters * 14 + tail * 14 + counts * (16 + 4 * len(HALF_LIVES_DAYS))
     if len(blob) != expected:
         raise BlobError(f"history blob of {len(blob)} bytes, its header asks for {expected}")
     offset = header.size
@@ -302,7 +310,8 @@ def decode_snapshot(blob: bytes) -> Snapshot:
     tail_at = take("<i8", tail)
     item, size, age = take("<u4", clusters), take("<u4", clusters), take("<u4", clusters)
     tail_item = take("<u4", tail)
-    counted_item, count, counted_age = take("<u4", counts), take("<u4", counts), take("<u4", counts)
+    counted_item, count = take("<u4", counts), take("<u4", counts)
+    age_s, oldest_s = take("<u4", counts).astype(np.int64), take("<u4", counts).astype(np.int64)
     fading = take("<f4", counts * len(HALF_LIVES_DAYS)).reshape(counts, len(HALF_LIVES_DAYS))
     strength, tail_strength = take("<u2", clusters), take("<u2", tail)
     return Snapshot(
@@ -312,7 +321,7 @@ def decode_snapshot(blob: bytes) -> Snapshot:
         age,  # type: ignore[arg-type]
         strength,  # type: ignore[arg-type]
         Behaviors(tail_at, tail_item, tail_strength),  # type: ignore[arg-type]
-        ItemCounts(counted_item, count, counted_age.astype(np.int64), fading),  # type: ignore[arg-type]
+        ItemCounts(counted_item, count, age_s, oldest_s, fading),  # type: ignore[arg-type]
     )
 
 

@@ -17,7 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from service.contract.history import ItemCounts
-from service.contract.statistics import COUNT, DAYS, F64, SECONDS_PER_DAY, STATISTICS, nothing_counted
+from service.contract.statistics import (
+    COUNT,
+    DAYS,
+    F64,
+    FADING_COLUMNS,
+    SECONDS_PER_DAY,
+    STATISTICS,
+    nothing_counted,
+    with_gaps,
+)
 
 I32 = npt.NDArray[np.int32]
 
@@ -59,19 +68,24 @@ def match_statistics(history_keys: I32, counted: ItemCounts, candidate_keys: I32
     if len(history_keys) == 0 or levels == 0:
         return out
     level = np.arange(levels, dtype=np.int64) << 32
-    by_age = np.argsort(-counted.age_s, kind="stable")  # oldest first: the last of a key's run is the newest
-    line = (history_keys[by_age] + level).T.ravel()
+    line = (history_keys + level).T.ravel()
     order = np.argsort(line, kind="stable")
-    line, entry = line[order], by_age[order % len(by_age)]
+    entry = order % len(history_keys)
+    starts = np.flatnonzero(np.diff(line[order], prepend=-1))
+    keys = line[order[starts]]
     asked = (candidate_keys + level).ravel()
-    first, last = np.searchsorted(line, asked, side="left"), np.searchsorted(line, asked, side="right")
-    known = np.flatnonzero((last > first) & (candidate_keys.ravel() > 0))
-    first, last = first[known], last[known]
-    summed = np.concatenate([counted.count[entry][:, None], counted.fading[entry]], axis=1, dtype=np.float64)
-    total = np.concatenate([np.zeros((1, summed.shape[1])), np.cumsum(summed, axis=0)])
-    sums = total[last] - total[first]
+    place = np.minimum(np.searchsorted(keys, asked), len(keys) - 1)
+    known = np.flatnonzero((keys[place] == asked) & (candidate_keys.ravel() > 0))
+    place = place[known]
     flat = out.reshape(-1, len(STATISTICS))
-    flat[known, STATISTICS.index(COUNT)] = sums[:, 0]
-    flat[known, STATISTICS.index(DAYS)] = counted.age_s[entry[last - 1]] / SECONDS_PER_DAY
-    flat[known, 2:] = sums[:, 1:]
+    flat[known, STATISTICS.index(COUNT)] = np.add.reduceat(counted.count[entry], starts, dtype=np.int64)[
+        place
+    ]
+    newest_s = np.minimum.reduceat(counted.age_s[entry], starts)
+    flat[known, STATISTICS.index(DAYS)] = newest_s[place] / SECONDS_PER_DAY
+    fading = np.add.reduceat(counted.fading[entry], starts, axis=0, dtype=np.float64)
+    flat[known, FADING_COLUMNS] = fading[place]
+    oldest_days = np.zeros(len(flat))
+    oldest_days[known] = np.maximum.reduceat(counted.oldest_s[entry], starts)[place] / SECONDS_PER_DAY
+    with_gaps(flat, oldest_days)
     return out

@@ -20,7 +20,18 @@ from service.contract.errors import BlobError
 from service.contract.features import RawValue, canonical_text
 from service.contract.history import F32, I64, U32
 from service.contract.match import ITEM
-from service.contract.statistics import F64, HALF_LIVES_DAYS, SECONDS_PER_DAY, fade, nothing_counted
+from service.contract.statistics import (
+    COUNT,
+    DAYS,
+    F64,
+    FADING_COLUMNS,
+    HALF_LIVES_DAYS,
+    SECONDS_PER_DAY,
+    STATISTICS,
+    fade,
+    nothing_counted,
+    with_gaps,
+)
 
 DAY_MS: Final = 86_400_000
 
@@ -36,13 +47,15 @@ class PopularityLevel:
 
     Axes:
         keys: (P,) rising, catalogue id << 32 | position of the context value; position 0 at the level of the item.
-        count: (P,); age_s: (P,) of the newest behavior at the cut; fading: (P, half-lives) at the cut.
+        count: (P,); age_s, oldest_s: (P,) ages of the newest and the oldest behavior at the cut;
+        fading: (P, half-lives) at the cut.
         values: texts of the context's values, rising; empty at the level of the item.
     """
 
     keys: I64
     count: U32
     age_s: I64
+    oldest_s: I64
     fading: F32
     values: tuple[str, ...] = ()
 
@@ -91,9 +104,13 @@ class Popularity:
             place = np.minimum(np.searchsorted(level.keys, asked), len(level.keys) - 1)
             known = np.flatnonzero((level.keys[place] == asked) & (position >= 0) & (items > 0))
             place = place[known]
-            out[known, number, 0] = level.count[place]
-            out[known, number, 1] = (level.age_s[place] + passed_s[known]) / SECONDS_PER_DAY
-            out[known, number, 2:] = level.fading[place] * fade(passed_s[known])
+            passed = passed_s[known]
+            mine = nothing_counted(len(known), 1)[:, 0]
+            mine[:, STATISTICS.index(COUNT)] = level.count[place]
+            mine[:, STATISTICS.index(DAYS)] = (level.age_s[place] + passed) / SECONDS_PER_DAY
+            mine[:, FADING_COLUMNS] = level.fading[place] * fade(passed)
+            with_gaps(mine, (level.oldest_s[place] + passed) / SECONDS_PER_DAY)
+            out[known, number] = mine
         return out
 
     def _position(self, level: str, value: RawValue) -> int:
@@ -113,7 +130,12 @@ class Popularity:
         for name, level in self.levels.items():
             kept = np.isin(level.keys >> 32, wanted)
             chosen[name] = PopularityLevel(
-                level.keys[kept], level.count[kept], level.age_s[kept], level.fading[kept], level.values
+                level.keys[kept],
+                level.count[kept],
+                level.age_s[kept],
+                level.oldest_s[kept],
+                level.fading[kept],
+                level.values,
             )
         return Popularity(self.at_ms, chosen)
 
@@ -124,7 +146,12 @@ class Popularity:
             keys = ids[level.keys >> 32].astype(np.int64) << 32 | (level.keys & 0xFFFF_FFFF)
             order = np.argsort(keys, kind="stable")
             made[name] = PopularityLevel(
-                keys[order], level.count[order], level.age_s[order], level.fading[order], level.values
+                keys[order],
+                level.count[order],
+                level.age_s[order],
+                level.oldest_s[order],
+                level.fading[order],
+                level.values,
             )
         return Popularity(self.at_ms, made)
 
@@ -146,6 +173,7 @@ def encode_popularity(popularity: Popularity) -> bytes:
             f"{number}.keys": level.keys,
             f"{number}.count": level.count,
             f"{number}.age_s": level.age_s,
+            f"{number}.oldest_s": level.oldest_s,
             f"{number}.fading": level.fading,
             f"{number}.values": np.array(level.values, np.str_),
         }
@@ -169,6 +197,7 @@ def decode_popularity(blob: bytes) -> Popularity:
                     arrays[f"{number}.keys"],
                     arrays[f"{number}.count"],
                     arrays[f"{number}.age_s"],
+                    arrays[f"{number}.oldest_s"],
                     arrays[f"{number}.fading"],
                     tuple(str(value) for value in arrays[f"{number}.values"]),
                 )

@@ -1,8 +1,9 @@
 """Statistics of counted behaviors, and how they become feature ids.
 
-What a key (this user and this product type, say) was counted to be before a moment is four numbers: how many
-behaviors, days since the newest, and two counts that fade, in which a behavior weighs half as much after each
-half-life. A number in buckets is a feature like any other. Knows nothing of what was counted: `match.py` counts
+What a key (this user and this product type, say) was counted to be before a moment: how many behaviors, days
+since the newest, two counts that fade, in which a behavior weighs half as much after each half-life, the mean
+gap between behaviors, and how due the next one is: days since the newest over the gap. A number in buckets is a
+feature like any other. Knows nothing of what was counted: `match.py` counts
 one user's life cycle, `popularity.py` everyone's.
 """
 
@@ -23,9 +24,16 @@ COUNT: Final = "count"
 DAYS: Final = "days"
 HALF_LIVES_DAYS: Final = (14.0, 56.0)
 FADING: Final = tuple(f"fading_{half_life:.0f}d" for half_life in HALF_LIVES_DAYS)
-STATISTICS: Final = (COUNT, DAYS, *FADING)
+GAP: Final = "gap"
+DUE: Final = "due"
+STATISTICS: Final = (COUNT, DAYS, *FADING, GAP, DUE)
 """In this order along the last axis of a (N, levels, STATISTICS) array. Where nothing was counted, count is 0 and
-the others are NaN."""
+the others are NaN; gap and due are NaN up to two."""
+
+FADING_COLUMNS: Final = slice(STATISTICS.index(FADING[0]), STATISTICS.index(FADING[-1]) + 1)
+
+GAP_DAYS_MIN: Final = 0.25
+"""A gap below this is read as this, so that what came in one go is not due for ever."""
 
 SECONDS_PER_DAY: Final = 86_400.0
 
@@ -36,6 +44,7 @@ _COUNT_BOUNDARIES: Final = (
 )
 _DAYS_BOUNDARIES: Final = tuple(round(2 ** (i / 4), 4) for i in range(-8, 42))
 _FADING_BOUNDARIES: Final = tuple(round(2 ** (i / 3), 5) for i in range(-15, 40))
+_DUE_BOUNDARIES: Final = tuple(round(2 ** (i / 3), 5) for i in range(-15, 19))
 
 
 def fade(age_s: npt.ArrayLike) -> F64:
@@ -51,6 +60,8 @@ def statistics_features(side: Side, levels: Sequence[str]) -> tuple[FeatureSpec,
         COUNT: _COUNT_BOUNDARIES,
         DAYS: _DAYS_BOUNDARIES,
         **dict.fromkeys(FADING, _FADING_BOUNDARIES),
+        GAP: _DAYS_BOUNDARIES,
+        DUE: _DUE_BOUNDARIES,
     }
     return tuple(
         FeatureSpec(
@@ -77,22 +88,27 @@ class StatisticsEncoder:
 
     def __init__(self, features: Sequence[FeatureSpec]) -> None:
         self.levels = tuple(dict.fromkeys(level_of(feature) for feature in features))
-        self._columns = [
-            self.levels.index(level_of(f)) * len(STATISTICS) + STATISTICS.index(_statistic_of(f))
-            for f in features
-        ]
-        self._boundaries = [
-            np.array(f.encoder.boundaries if isinstance(f.encoder, BucketEncoder) else (), np.float64)
-            for f in features
+        self._features_count = len(features)
+        # Features of equal boundaries are encoded together: a call for all levels of a statistic, not one for each.
+        alike: dict[tuple[float, ...], list[tuple[int, int]]] = {}
+        for i, feature in enumerate(features):
+            column = self.levels.index(level_of(feature)) * len(STATISTICS)
+            column += STATISTICS.index(_statistic_of(feature))
+            boundaries = feature.encoder.boundaries if isinstance(feature.encoder, BucketEncoder) else ()
+            alike.setdefault(boundaries, []).append((i, column))
+        self._groups = [
+            (np.array(boundaries), np.array([i for i, _ in places]), np.array([c for _, c in places]))
+            for boundaries, places in alike.items()
         ]
 
     def encode(self, statistics: F64) -> I64:
         """Return ids (N, features) of statistics (N, levels, STATISTICS); NaN is unknown."""
         flat = statistics.reshape(len(statistics), len(self.levels) * len(STATISTICS))
-        out = np.empty((len(flat), len(self._columns)), np.int64)
-        for i, (column, boundaries) in enumerate(zip(self._columns, self._boundaries, strict=True)):
-            values = flat[:, column]
-            out[:, i] = np.where(np.isnan(values), 0, np.searchsorted(boundaries, values, side="right") + 1)
+        out = np.empty((len(flat), self._features_count), np.int64)
+        for boundaries, features, columns in self._groups:
+            values = flat[:, columns]
+            ids = np.searchsorted(boundaries, values, side="right") + 1
+            out[:, features] = np.where(np.isnan(values), 0, ids)
         return out
 
     def nothing(self) -> I64:
@@ -106,3 +122,16 @@ def nothing_counted(rows: int, levels: int) -> F64:
     out = np.full((rows, levels, len(STATISTICS)), np.nan)
     out[..., 0] = 0.0
     return out
+
+
+def with_gaps(statistics: F64, oldest_days: F64) -> None:
+    """Fill in gap and due from count, days and the age of the oldest behavior, in place.
+
+    Shapes:
+        statistics: (..., STATISTICS); oldest_days: (...,) in days, of any value where fewer than two were counted.
+    """
+    count, days = statistics[..., STATISTICS.index(COUNT)], statistics[..., STATISTICS.index(DAYS)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gap = np.where(count >= 2, (oldest_days - days) / (count - 1), np.nan)
+    statistics[..., STATISTICS.index(GAP)] = gap
+    statistics[..., STATISTICS.index(DUE)] = days / np.maximum(gap, GAP_DAYS_MIN)

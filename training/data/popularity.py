@@ -68,6 +68,8 @@ class _Counting:
         self._start_ms = int(self._at_ms[0]) if len(self._at_ms) else 0
         half_lives_ms = np.array(HALF_LIVES_DAYS) * 86_400_000.0
         self._weight = np.exp2((self._at_ms - self._start_ms)[:, None] / half_lives_ms)
+        self._first_ms = np.zeros(len(self._keys), np.int64)
+        self._first_ms[self._pair[::-1]] = self._at_ms[::-1]  # the oldest is written last
         self._begin()
 
     def _begin(self) -> None:
@@ -94,6 +96,7 @@ class _Counting:
             self._keys[known],
             self._count[known].astype(np.uint32),
             (at_ms - self._last_ms[known]) // 1000,
+            (at_ms - self._first_ms[known]) // 1000,
             (self._sum[:, known].T * fade((at_ms - self._start_ms) / 1000)).astype(np.float32),
             self.values,
         )

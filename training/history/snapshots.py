@@ -136,6 +136,8 @@ def count_items(behaved_at_ms: I64, item: U32, at_ms: int, items_max: int) -> It
     items, first, inverse, count = np.unique(
         newest_first, return_index=True, return_inverse=True, return_counts=True
     )
+    last = np.zeros(len(items), np.int64)
+    last[inverse] = np.arange(len(item))  # the oldest is written last
     kept = np.argsort(first, kind="stable")[:items_max]
     ages_s = (at_ms - behaved_at_ms[::-1]) // 1000
     fading = np.stack([np.bincount(inverse, w, minlength=len(items)) for w in fade(ages_s).T], axis=1)
@@ -143,6 +145,7 @@ def count_items(behaved_at_ms: I64, item: U32, at_ms: int, items_max: int) -> It
         items[kept].astype(np.uint32),
         count[kept].astype(np.uint32),
         np.minimum(ages_s[first[kept]], AGE_S_MAX),
+        np.minimum(ages_s[last[kept]], AGE_S_MAX),
         fading[kept].astype(np.float32),
     )
 
