@@ -45,7 +45,7 @@ bench: $(stamp) ## requests per second and latency of /score, beside a plain ser
 	@$(py) -m benchmarks.bench
 
 study: $(stamp) ## every method on all of the data, beside the rivals (hours; it resumes)
-	@for stage in prepare embed cluster; do $(py) -m training $$stage configs/complete_journey.yaml; done
+	@for stage in prepare embed cluster; do $(py) -m training $$stage configs/study_pipeline.yaml; done
 	@$(py) -m benchmarks.study_rivals configs/study.yaml
 	@$(py) -m training study configs/study.yaml
 
