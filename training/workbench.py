@@ -155,7 +155,7 @@ class Workbench:
     def encoded(self, progress: Progress) -> EncodedData:
         """Return the dataset as ids, with histories over all snapshots; made once a process."""
         if self._encoded is None:
-            self._encoded = self.encode(self.snapshots.newest_before, progress)
+            self._encoded = self.encode(self.features, self.snapshots.newest_before, progress)
         return self._encoded
 
     def encoded_for(self, model: ModelConfig, progress: Progress) -> EncodedData:
@@ -165,13 +165,18 @@ class Workbench:
 
     _encoded: EncodedData | None = None
 
-    def encode(self, find_snapshot: Callable[[str, int], Snapshot | None], progress: Progress) -> EncodedData:
-        """Return the dataset as ids, with the snapshots that `find_snapshot` gives."""
+    def encode(
+        self,
+        features: tuple[FeatureSpec, ...],
+        find_snapshot: Callable[[str, int], Snapshot | None],
+        progress: Progress,
+    ) -> EncodedData:
+        """Return the dataset as ids of some features, with the snapshots that `find_snapshot` gives."""
         visits = self.dataset.exposures.select("user_id", "shown_at_ms").n_unique()
         with progress.task("lay out histories", total=visits) as advance:
             return encode_dataset(
                 self.dataset,
-                self.features,
+                features,
                 limits=self.config.history.limits,
                 find_snapshot=find_snapshot,
                 popularity=self.popularity_counts,

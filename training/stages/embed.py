@@ -21,7 +21,7 @@ def run(bench: Workbench, out: Path, progress: Progress) -> dict[str, object]:
     """Fit the model of `embed:` and write its item embeddings, (I, D) float32, row 0 the cold-start item."""
     config = bench.config.embed
     first_snapshot_ms = int(bench.snapshot_moments_ms[0])
-    data = bench.encode(lambda user, at_ms: None, progress).restricted_to(bench.features_of(config))
+    data = bench.encode(bench.features_of(config), lambda user, at_ms: None, progress)
     visits = data.visits_of("train", before_ms=first_snapshot_ms)
     check_visits(visits, "no exposures lie before the first snapshot: raise history.first_snapshot_days")
     losses = TaskLosses(config, bench.tasks)
