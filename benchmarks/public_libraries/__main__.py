@@ -48,7 +48,7 @@ def main() -> None:
         command.add_argument("--embedding-width", type=int)
     commands.choices["quality"].add_argument("--seeds", default="1")
     commands.choices["quality"].add_argument(
-        "--leave-out", default="", help="features or sides that the models do not read: match"
+        "--leave-out", default="", help="features or sides that the models do not read: match, popularity"
     )
     commands.choices["quality"].add_argument(
         "--out", type=Path, default=Path("benchmarks/results/public_libraries.json")

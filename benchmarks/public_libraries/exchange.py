@@ -35,7 +35,7 @@ KEEP_PROBABILITY: Final = "keep_probability"
 
 @dataclass(frozen=True)
 class FieldSpec:
-    """A categorical feature. `ids_count` counts padding; `side` is user, context, candidate, match, item or domain."""
+    """A categorical feature. `ids_count` counts padding; `side` is one of ours, or domain."""
 
     name: str
     ids_count: int
@@ -54,7 +54,7 @@ def label(task: str) -> str:
 
 @dataclass(frozen=True)
 class RowsSpec:
-    """What a folder of rows holds. `source` says what it was made from, so that it is not made twice."""
+    """What a folder of rows holds. `source` is a hash of what it was made from."""
 
     fields: tuple[FieldSpec, ...]
     tasks: tuple[str, ...]
@@ -92,7 +92,9 @@ def read_column(folder: Path, split: str, name: str) -> Column:
 
 @dataclass(frozen=True)
 class Job:
-    """What a library's process is to train. `leave_out` names fields or sides that the model does not read.
+    """What a library's process is to train, on rows made from a source.
+
+    `leave_out` names fields or sides that the model does not read.
 
     `equal` asks for the architecture and the optimizer that all have in the comparison of speed (ReLU, no batch
     normalization, no regularization, one start for all, gradients as they are); without it a model is as its library
@@ -100,6 +102,7 @@ class Job:
     """
 
     rows: str
+    source: str
     out: str
     model: str
     embedding_width: int

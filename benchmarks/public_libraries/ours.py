@@ -16,12 +16,11 @@ import numpy as np
 import torch
 
 from benchmarks.public_libraries.exchange import EpochRecord, Job, Report
-from service.contract.features import Side
 from service.contract.history import I64
 from service.contract.manifest import TaskSpec
 from training.config import FitConfig, ModelConfig
 from training.data.batches import BatchBuilder
-from training.data.encoded import EncodedData
+from training.data.encoded import COUNTED_SIDES, EncodedData
 from training.fit import TaskLosses, count_parameters, fit, predict, probabilities
 from training.metrics.natural import log_loss
 from training.progress import Progress
@@ -42,9 +41,9 @@ class OneTaskBench(Workbench):
 
 
 def as_sampled(data: EncodedData) -> EncodedData:
-    """Return the data with the first task alone, every row counted once, and no match statistics."""
+    """Return the data with the first task alone, every row counted once, and no match statistics or popularity."""
     ones = np.ones_like(data.keep_probability)
-    data = data.restricted_to(tuple(f for f in data.features if f.side is not Side.MATCH))
+    data = data.restricted_to(tuple(f for f in data.features if f.side not in COUNTED_SIDES))
     return dataclasses.replace(data, labels=data.labels[:, :1].copy(), keep_probability=ones)
 
 

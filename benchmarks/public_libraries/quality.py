@@ -52,7 +52,6 @@ def prepare(bench: Workbench, say: Say) -> tuple[EncodedData, Path]:
         tasks=bench.tasks,
         domains_count=len(bench.dataset.spec.domains),
         recents_max=bench.config.history.limits.recents_max,
-        source=bench.dataset.spec.fingerprint,
     )
     return data, folder
 
@@ -75,6 +74,7 @@ def measure(
     out = bench.folder(FOLDER) / "jobs" / name
     job = Job(
         rows=str(rows.resolve()),
+        source=RowsSpec.load(rows).source,
         out=str(out.resolve()),
         model=system.model,
         seed=seed,

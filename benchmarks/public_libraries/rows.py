@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from xxhash import xxh3_128
 
 from benchmarks.public_libraries.exchange import (
     KEEP_PROBABILITY,
@@ -16,23 +17,18 @@ from benchmarks.public_libraries.exchange import (
     label,
     recent,
 )
-from service.contract.features import Side
+from service.contract.features import FeatureSpec, Side
 from service.contract.history import I64
 from service.contract.manifest import TaskSpec
-from training.data.encoded import EncodedData, ranges
+from training.data.encoded import COUNTED_SIDES, EncodedData, ranges
 
 I32 = npt.NDArray[np.int32]
 
 DOMAIN = "domain"
 CHUNK_ROWS = 100_000
 RECENTS = "recents"
-SIDES = {
-    Side.USER: "user",
-    Side.CONTEXT: "context",
-    Side.CANDIDATE: "candidate",
-    Side.MATCH: "match",
-    Side.ITEM: "item",
-}
+OF_REQUEST = (Side.USER, Side.CONTEXT)
+OF_ROW = (Side.CANDIDATE, *COUNTED_SIDES)
 
 
 def write_rows(
@@ -43,9 +39,8 @@ def write_rows(
     tasks: tuple[TaskSpec, ...],
     domains_count: int,
     recents_max: int,
-    source: str,
 ) -> RowsSpec:
-    """Write the rows of each split's visits, in order, or leave what was written from the same source.
+    """Write the rows of each split's visits, in order, or leave what was written from the same data.
 
     Ids are ours plus one, so that 0 is padding. A task that implies another is 1 where both happened and 0 where the
     other did not: libraries know no condition. Tasks with an unknown label left are not handed over.
@@ -60,7 +55,7 @@ def write_rows(
         tasks=tuple(task.name for task in known),
         recents_max=recents_max,
         rows_count=rows_count,
-        source=source,
+        source=_fingerprint(data, visits),
     )
     if (folder / ROWS_FILE).is_file() and RowsSpec.load(folder) == spec:
         return spec
@@ -89,26 +84,43 @@ def entire_space_labels(data: EncodedData, tasks: tuple[TaskSpec, ...]) -> dict[
     return out
 
 
+def _fingerprint(data: EncodedData, visits: dict[str, I64]) -> str:
+    """Return a hash of all that rows are made of."""
+    digest = xxh3_128()
+    arrays = (data.item, data.item_ids, data.candidate_ids, data.user_ids, data.domain, data.labels)
+    recents = data.parts[RECENTS]
+    for array in (*arrays, data.keep_probability, recents.starts, recents.item, *visits.values()):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
 def _fields(data: EncodedData, domains_count: int) -> tuple[FieldSpec, ...]:
     """Return the fields in the order of sides that the models concatenate, the domain's last."""
     known = [
-        FieldSpec(feature.name, feature.encoder.ids_count + 1, name)
-        for side, name in SIDES.items()
-        for feature in data.features
-        if feature.side is side
+        FieldSpec(feature.name, feature.encoder.ids_count + 1, feature.side.value)
+        for feature in _features(data, *OF_REQUEST, *OF_ROW, Side.ITEM)
     ]
     return (*known, FieldSpec(DOMAIN, domains_count + 1, DOMAIN))
+
+
+def _features(data: EncodedData, *sides: Side) -> list[FeatureSpec]:
+    """Return the features of some sides, in the order of their columns of ids."""
+    return [feature for side in sides for feature in data.features if feature.side is side]
 
 
 def _columns(data: EncodedData, rows: I64) -> dict[str, I64]:
     """Return our ids of every field for some rows, (B,) each."""
     requests = data.row_request[rows]
-    named = {side: [f.name for f in data.features if f.side is side] for side in SIDES}
-    of_request = [*named[Side.USER], *named[Side.CONTEXT]]
-    of_row = [*named[Side.CANDIDATE], *named[Side.MATCH]]
-    columns = {name: data.user_ids[requests, i] for i, name in enumerate(of_request)}
-    columns |= {name: data.candidate_ids[rows, i] for i, name in enumerate(of_row)}
-    columns |= {name: data.item_ids[data.item[rows], i] for i, name in enumerate(named[Side.ITEM])}
+    columns: dict[str, I64] = {}
+    for sides, ids, at in (
+        (OF_REQUEST, data.user_ids, requests),
+        (OF_ROW, data.candidate_ids, rows),
+        ((Side.ITEM,), data.item_ids, data.item[rows]),
+    ):
+        named = _features(data, *sides)
+        if len(named) != ids.shape[1]:
+            raise ValueError(f"{ids.shape[1]} columns of ids for the {len(named)} features of {sides}")
+        columns |= {feature.name: ids[at, i] for i, feature in enumerate(named)}
     columns[DOMAIN] = data.domain[requests]
     return columns
 
@@ -126,11 +138,13 @@ def _write_histories(out: Path, data: EncodedData, visits: I64, recents_max: int
     items[at_visit, place] = part.item[flat]
     visit_of_row = np.repeat(np.arange(len(visits)), data.row_starts[visits + 1] - data.row_starts[visits])
     np.save(out / f"{LENGTH}.npy", lengths[visit_of_row].astype(np.int32))
-    names = [feature.name for feature in data.features if feature.side is Side.ITEM]
-    for i, name in enumerate(names):
+    for i, feature in enumerate(_features(data, Side.ITEM)):
         ids = np.where(items < 0, 0, data.item_ids[items, i] + 1).astype(np.int32)  # (V, L)
         written = np.lib.format.open_memmap(
-            out / f"{recent(name)}.npy", mode="w+", dtype=np.int32, shape=(len(visit_of_row), recents_max)
+            out / f"{recent(feature.name)}.npy",
+            mode="w+",
+            dtype=np.int32,
+            shape=(len(visit_of_row), recents_max),
         )
         for start in range(0, len(visit_of_row), CHUNK_ROWS):
             written[start : start + CHUNK_ROWS] = ids[visit_of_row[start : start + CHUNK_ROWS]]

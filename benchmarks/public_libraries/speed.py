@@ -53,14 +53,13 @@ def measure(
     }
     visits["test"] = visits["validation"][:0]
     folder = bench.folder(FOLDER) / "speed"
-    write_rows(
+    spec = write_rows(
         folder / "rows",
         data,
         visits,
         tasks=bench.tasks,
         domains_count=len(bench.dataset.spec.domains),
         recents_max=bench.config.history.limits.recents_max,
-        source=f"{bench.dataset.spec.fingerprint}, {rows_max} rows at most",
     )
     chosen = tuple(systems)
     runs: list[dict[str, Any]] = []
@@ -68,6 +67,7 @@ def measure(
         for turn in range(rounds):
             job = Job(
                 rows=str((folder / "rows").resolve()),
+                source=spec.source,
                 out="",
                 model=model,
                 seed=SEED + turn,

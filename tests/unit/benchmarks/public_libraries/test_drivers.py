@@ -72,6 +72,7 @@ def test_learns_what_the_rows_say_and_reports_it(
         pytest.skip("speed is compared for DCN-V2 and DIN")
     job = Job(
         rows=str(rows),
+        source="made",
         out=str(tmp_path),
         model=system.model,
         embedding_width=8,

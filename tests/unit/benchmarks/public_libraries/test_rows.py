@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from service.contract.features import Side
 from service.contract.manifest import TaskSpec
 from tests.support.synthetic_encoded import tiny_encoded
 from training.data.dataset import Dataset
-from training.data.encoded import EncodedData
+from training.data.encoded import COUNTED_SIDES, EncodedData
 
 RECENTS_MAX = 5
 
@@ -37,7 +38,6 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RowsSpec, D
         tasks=_tasks(dataset),
         domains_count=len(dataset.spec.domains),
         recents_max=RECENTS_MAX,
-        source="tiny",
     )
     return folder / "rows", spec, dataset, data
 
@@ -51,7 +51,10 @@ def test_every_feature_is_a_field_and_the_domain_one_more(
 ) -> None:
     _, spec, _, data = written
     assert {field.name for field in spec.fields} == {feature.name for feature in data.features} | {DOMAIN}
-    assert spec.without(["match", DOMAIN]).of_side("match", DOMAIN) == ()
+    left = spec.without([Side.MATCH.value, "item_id"])
+    assert {field.name for field in spec.fields} - {field.name for field in left.fields} == {
+        f.name for f in data.features if f.side is Side.MATCH or f.name == "item_id"
+    }
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -61,7 +64,8 @@ def test_ids_are_ours_plus_one_row_by_row(
     folder, spec, _, data = written
     rows = data.rows_of(data.visits_of(split))
     items = [feature.name for feature in data.features if feature.side is Side.ITEM]
-    candidates = [f.name for side in (Side.CANDIDATE, Side.MATCH) for f in data.features if f.side is side]
+    sides = (Side.CANDIDATE, *COUNTED_SIDES)
+    candidates = [f.name for side in sides for f in data.features if f.side is side]
     for n, row in enumerate(rows):
         for i, name in enumerate(items):
             assert read_column(folder, split, name)[n] == data.item_ids[data.item[row], i] + 1
@@ -115,7 +119,7 @@ def test_a_task_that_implies_another_never_happened_where_the_other_did_not(
             assert (labels[task.name][labels[task.given] == 0] == 0).all()
 
 
-def test_rows_of_the_same_source_are_not_written_twice(
+def test_rows_of_the_same_data_are_not_written_twice(
     written: tuple[Path, RowsSpec, Dataset, EncodedData],
 ) -> None:
     folder, spec, dataset, data = written
@@ -127,7 +131,28 @@ def test_rows_of_the_same_source_are_not_written_twice(
         tasks=_tasks(dataset),
         domains_count=len(dataset.spec.domains),
         recents_max=RECENTS_MAX,
-        source="tiny",
     )
     assert again == spec
     assert (folder / "train" / f"{DOMAIN}.npy").stat().st_mtime_ns == before
+
+
+def test_rows_of_other_data_are_written_anew(
+    written: tuple[Path, RowsSpec, Dataset, EncodedData], tmp_path: Path
+) -> None:
+    _, spec, dataset, data = written
+    other = data.candidate_ids.copy()
+    other[data.rows_of(data.visits_of("test"))[0], 0] += 1
+    visits = {split: data.visits_of(split) for split in ("train", "validation", "test")}
+    for ids, same in ((data.candidate_ids, True), (other, False)):
+        again = write_rows(
+            tmp_path,
+            replace(data, candidate_ids=ids),
+            visits,
+            tasks=_tasks(dataset),
+            domains_count=len(dataset.spec.domains),
+            recents_max=RECENTS_MAX,
+        )
+        assert (again.source == spec.source) is same
+    first = spec.of_side(Side.CANDIDATE.value)[0].name
+    rows = data.rows_of(visits["test"])
+    np.testing.assert_array_equal(read_column(tmp_path, "test", first), other[rows, 0] + 1)

@@ -74,7 +74,7 @@ def test_our_model_has_the_parameters_of_the_architecture_and_learns(
     data = as_sampled(bench.encoded(Progress(stage="test", quiet=True)))
     visits = {split: data.visits_of(split) for split in ("train", "validation")}
     sizes = replace(Sizes(), epochs=8, batch_rows=64, learning_rate=0.01, embedding_width=4, hidden=(8, 5))
-    job = Job(rows="", out="", model=model, seed=1, threads=1, equal=True, **asdict(sizes))
+    job = Job(rows="", source="", out="", model=model, seed=1, threads=1, equal=True, **asdict(sizes))
     report = train(bench, data, visits, job)
 
     fields = [*data.features, "domain"]
