@@ -71,7 +71,10 @@ class ModelConfig(_Frozen):
         default_factory=dict, description="per task; `default` for the others; BCE where there is none"
     )
     embedding_width: int = Field(default=16, ge=1)
-    embedding_widths: dict[str, int] = Field(default_factory=dict)
+    counted_embedding_width: int = Field(
+        default=4, ge=1, description="of each feature that is counted: match statistics and popularity"
+    )
+    embedding_widths: dict[str, int] = Field(default_factory=dict, description="of single features")
     fit: FitConfig = FitConfig()
 
     @model_validator(mode="after")

@@ -72,7 +72,7 @@ class CtrModel(nn.Module):
         chosen = [feature for side in sides for feature in features if feature.side is side]
         return FeatureEmbeddings(
             {feature.name: feature.encoder.ids_count for feature in chosen},
-            {f.name: config.embedding_widths.get(f.name, config.embedding_width) for f in chosen},
+            {f.name: _width(config, f) for f in chosen},
         )
 
     def embed_items(self, rows: Tensor) -> Tensor:
@@ -106,6 +106,12 @@ class CtrModel(nn.Module):
             if hasattr(module, "auxiliary_loss")
         ]
         return torch.stack(losses).sum() if losses else None
+
+
+def _width(config: ModelConfig, feature: FeatureSpec) -> int:
+    counted = feature.side in (Side.MATCH, Side.POPULARITY)
+    default = config.counted_embedding_width if counted else config.embedding_width
+    return config.embedding_widths.get(feature.name, default)
 
 
 def part_read(plugin: ModuleType, options: BaseModel) -> str:
