@@ -15,7 +15,7 @@ from training.report import study_plots as plots
 from training.report import study_tables as tables
 from training.report.activity import behaviors_before, plot_activity
 from training.report.study_text import NAMES, number
-from training.study.bars import best_row, judge
+from training.study.bars import best_row, judge, judge_elsewhere
 from training.study.config import StudyConfig
 from training.study.fitting import Inputs
 from training.study.rows import SplitRows
@@ -70,7 +70,7 @@ def _head(config: StudyConfig, inputs: Inputs, systems: Mapping[str, System], ou
 
 
 def _bars(config: StudyConfig, systems: Mapping[str, System]) -> list[str]:
-    if not config.bars:
+    if not config.bars and not config.bars_elsewhere:
         return []
     best = best_row(systems)
     note = (
@@ -82,11 +82,9 @@ def _bars(config: StudyConfig, systems: Mapping[str, System]) -> list[str]:
             f" Best on validation: **{systems[best].label}** (log-loss ×10³ "
             f"{number(systems[best].validation('log_loss'), 'log_loss')})."
         )
-    return [
-        "## Asked and measured",
-        note,
-        tables.bars_table([judge(b, systems) for b in config.bars], systems),
-    ]
+    judgements = [judge(bar, systems) for bar in config.bars]
+    elsewhere = [judge_elsewhere(bar) for bar in config.bars_elsewhere]
+    return ["## Asked and measured", note, tables.bars_table(judgements, elsewhere, systems)]
 
 
 def _plots(config: StudyConfig, inputs: Inputs, systems: Mapping[str, System], folder: Path) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from training.metrics.evaluate import ALL_DOMAINS
 from training.report.study_text import NAMES, count, number, table, with_interval
-from training.study.bars import Finding, Judgement
+from training.study.bars import Finding, Judgement, JudgementElsewhere
 from training.study.config import Bar
 from training.study.systems import MACRO, System
 
@@ -16,9 +16,12 @@ WHOLE = ("auc", "gauc")
 POINTS = ("log_loss", "pcoc", "calibration_error")
 
 
-def bars_table(judgements: Sequence[Judgement], systems: Mapping[str, System]) -> str:
+def bars_table(
+    judgements: Sequence[Judgement], elsewhere: Sequence[JudgementElsewhere], systems: Mapping[str, System]
+) -> str:
     """Return what was asked, what was measured, and whether it is enough."""
     rows = [[each.bar.asked, _measured(each, systems) or "–", _verdict(each)] for each in judgements]
+    rows += [[each.bar.asked, _measured_elsewhere(each), f"**{each.verdict}**"] for each in elsewhere]
     return table(("asked", "measured", "verdict"), rows, left=3)
 
 
@@ -38,6 +41,22 @@ def _measured(judgement: Judgement, systems: Mapping[str, System]) -> str:
             more = f", the hardest of {len(own)}" if len(own) > 1 else ""
             parts.append(_finding(own[0], judgement.bar, systems) + more)
     return "; ".join(parts)
+
+
+def _measured_elsewhere(judgement: JudgementElsewhere) -> str:
+    """Return the number of the hardest row, what tells it from the others, and where it was measured."""
+    if not judgement.rows:
+        return "–"
+    value, row = judgement.rows[0]
+    rows = [other for _, other in judgement.rows]
+    telling = [
+        str(own)
+        for key, own in row.items()
+        if isinstance(own, str) and any(other.get(key) != own for other in rows)
+    ]
+    more = f", the hardest of {len(rows)}" if len(rows) > 1 else ""
+    told = f" ({', '.join(telling)})" if telling else ""
+    return f"{value:.3g}{told}{more}; `{judgement.bar.results}`"
 
 
 def _finding(finding: Finding, bar: Bar, systems: Mapping[str, System]) -> str:

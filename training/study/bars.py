@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
 from training.metrics.bootstrap import Estimate
 from training.metrics.evaluate import ALL_DOMAINS
-from training.study.config import Bar
+from training.study.config import Bar, BarElsewhere
+from training.study.others import read_rows
 from training.study.systems import LIBRARY, MACRO, System
 
 BEST: Final = "best"
@@ -103,3 +104,38 @@ def _finding(bar: Bar, row: System, than: System | None, metric: str, domain: st
         sure &= high <= bar.at_most
     name = than.name if than else ""
     return Finding(row.name, name, metric, domain, estimate, float(np.min(margins)), bool(sure))
+
+
+@dataclass(frozen=True)
+class JudgementElsewhere:
+    """What came of a bar on results of another command: the rows meant, the hardest first, each with its number."""
+
+    bar: BarElsewhere
+    rows: tuple[tuple[float, dict[str, Any]], ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether every row holds; results of other commands have no intervals here."""
+        if not self.rows:
+            return "not measured"
+        if self.bar.at_least is None and self.bar.at_most is None:
+            return "reported"
+        return "met" if all(_margin(self.bar, value) >= 0 for value, _ in self.rows) else "missed"
+
+
+def judge_elsewhere(bar: BarElsewhere) -> JudgementElsewhere:
+    """Hold a bar against a file of results; one that is not there has no rows."""
+    meant = [
+        (float(row[bar.value]), row)
+        for row in read_rows(bar.results)
+        if row.get(bar.value) is not None
+        and all(row.get(key) == value for key, value in bar.where.items())
+        and not any(row.get(key) == value for key, value in bar.unlike.items())
+    ]
+    return JudgementElsewhere(bar, tuple(sorted(meant, key=lambda each: _margin(bar, each[0]))))
+
+
+def _margin(bar: BarElsewhere, value: float) -> float:
+    above = value - bar.at_least if bar.at_least is not None else float("inf")
+    below = bar.at_most - value if bar.at_most is not None else float("inf")
+    return min(above, below)

@@ -65,6 +65,20 @@ class Bar(_Frozen):
     at_most: float | None = None
 
 
+class BarElsewhere(_Frozen):
+    """What is asked of a file of results that another command wrote: every row that is meant must hold."""
+
+    asked: str = Field(min_length=1, description="the bar in words")
+    results: Path = Field(description="a file of results: rows under `rows`")
+    where: dict[str, str | int | float] = Field(default_factory=dict, description="what the rows meant have")
+    unlike: dict[str, str | int | float] = Field(
+        default_factory=dict, description="what rows have that are not meant, any of it"
+    )
+    value: str = Field(description="the number of a row that is held against the bound")
+    at_least: float | None = None
+    at_most: float | None = None
+
+
 class StudyConfig(_Frozen):
     """A whole study."""
 
@@ -78,6 +92,7 @@ class StudyConfig(_Frozen):
     )
     rows: Annotated[dict[Name, StudyRow], Field(min_length=1)]
     bars: tuple[Bar, ...] = ()
+    bars_elsewhere: tuple[BarElsewhere, ...] = ()
     results: Path | None = Field(
         default=None, description="measured rows, JSON; in the workspace where not given"
     )

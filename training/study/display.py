@@ -53,6 +53,7 @@ class Display:
     def __init__(self, *, total: int, known_s: dict[str, float], processes: int, json: bool = False) -> None:
         self._known_s, self._processes, self._json = dict(known_s), processes, json
         self._done, self._total = 0, total
+        self._rest = "rest unknown"
         self._bar = tqdm(
             total=total,
             desc="  study",
@@ -76,7 +77,7 @@ class Display:
         self._bar.update(1)
         if failure is None:
             self._known_s[name] = seconds
-            line = f"[{self._done}/{self._total}] {name}: {seconds:,.0f} s"
+            line = f"[{self._done}/{self._total}] {name}: {seconds:,.0f} s, {self._rest}"
         else:
             reason = failure.strip().splitlines()[-1]
             line = f"[{self._done}/{self._total}] {name} failed after {seconds:,.0f} s: {reason}"
@@ -86,8 +87,9 @@ class Display:
         """Tell how far the fits are that run, when all will be done, and how much of the budget is left."""
         rest_s = expected_rest_s(running, waiting, known_s=self._known_s, processes=self._processes)
         shares = "  ".join(f"{fit.name} {fit.share_done:.0%}" for fit in running)
-        rest = "rest unknown" if rest_s is None else f"rest {_time(rest_s)}"
-        self._bar.set_postfix_str(f"{rest}, budget left {_time(left_s)}  {shares}")
+        rest = "unknown" if rest_s is None else _time(rest_s)
+        self._rest = f"rest {rest}, budget left {_time(left_s)}"
+        self._bar.set_postfix_str(f"{self._rest}  {shares}")
 
     def say(self, line: str) -> None:
         """Tell something else."""

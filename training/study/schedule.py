@@ -6,6 +6,8 @@ Knows nothing of what a fit does.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -97,9 +99,15 @@ def _start(plan: FitPlan, work: Callable[[FitPlan, Callable[[float], None]], Non
     share_done: Synchronized[float] = context.Value("d", 0.0)
     receiving, sending = context.Pipe(duplex=False)
 
+    parent = os.getpid()
+
     def run() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us
+
         def tell(share: float) -> None:
             share_done.value = share
+            if os.getppid() != parent:  # it was killed: nobody waits for this fit any more
+                os._exit(1)
 
         try:
             work(plan, tell)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.unit.training.study.made import alike, seeded, system
-from training.study.bars import best_row, judge
-from training.study.config import Bar
+from training.study.bars import best_row, judge, judge_elsewhere
+from training.study.config import Bar, BarElsewhere
 from training.study.systems import System
 
 
@@ -78,3 +80,35 @@ def test_the_best_row_is_ours_by_validation_alone(systems: dict[str, System]) ->
 def test_a_bar_without_bounds_is_reported(systems: dict[str, System]) -> None:
     assert judge(bar(than=["rival"]), systems).verdict == "reported"
     assert judge(bar(than=["gone"]), systems).verdict == "not measured"
+
+
+@pytest.fixture
+def speeds(tmp_path: Path) -> Path:
+    rows = [
+        {"kind": "summary", "library": "one", "ratio": 3.5},
+        {"kind": "summary", "library": "two", "ratio": 2.5},
+        {"kind": "summary", "library": "ours", "ratio": 1.0},
+        {"kind": "run", "library": "one", "ratio": None},
+    ]
+    path = tmp_path / "speeds.json"
+    path.write_text(json.dumps({"rows": rows}))
+    return path
+
+
+def elsewhere(results: Path, **content: Any) -> BarElsewhere:
+    meant = {"where": {"kind": "summary"}, "unlike": {"library": "ours"}, "value": "ratio"}
+    return BarElsewhere.model_validate({"asked": "x", "results": results, **meant, **content})
+
+
+def test_every_row_of_other_results_must_hold(speeds: Path) -> None:
+    found = judge_elsewhere(elsewhere(speeds, at_least=2))
+    assert found.verdict == "met"
+    assert [value for value, _ in found.rows] == [2.5, 3.5]  # the hardest first
+    assert judge_elsewhere(elsewhere(speeds, at_least=3)).verdict == "missed"
+    assert judge_elsewhere(elsewhere(speeds, at_least=1, at_most=3)).verdict == "missed"
+    assert judge_elsewhere(elsewhere(speeds)).verdict == "reported"
+
+
+def test_results_that_are_not_there_are_not_measured(speeds: Path, tmp_path: Path) -> None:
+    assert judge_elsewhere(elsewhere(tmp_path / "gone.json", at_least=2)).verdict == "not measured"
+    assert judge_elsewhere(elsewhere(speeds, where={"kind": "gone"}, at_least=2)).verdict == "not measured"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -117,3 +117,23 @@ def test_finished_fits_are_lines_where_nobody_looks(
     told = capsys.readouterr()
     assert told.out == ""
     assert "[1/1] a/1:" in told.err
+
+
+def test_fits_end_with_the_run_that_started_them(tmp_path: Path) -> None:
+    def work(plan: FitPlan, tell: Callable[[float], None]) -> None:
+        plan.folder.write_text(str(os.getpid()))
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(60)  # no test waits longer, whatever happens
+        signal.pause()
+
+    class Interrupted(Display):
+        def tick(self, running: Sequence[Running], *, waiting: Sequence[str], left_s: float) -> None:
+            if all((tmp_path / name).is_file() for name in ("a", "b")):
+                raise KeyboardInterrupt
+
+    display = Interrupted(total=2, known_s={}, processes=2)
+    with pytest.raises(KeyboardInterrupt):
+        run_fits(plans(tmp_path, "a", "b"), work, processes=2, budget_s=60, display=display)
+    for name in ("a", "b"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / name).read_text()), 0)
