@@ -320,7 +320,7 @@ class _Popular:
 
     def ids(self, item: I64, request: I64) -> I64:
         """Return the ids of the popularity features of item rows in requests, (N, FQ)."""
-        out = np.empty((len(item), len(self._encoder.nothing())), np.int64)
+        out: I64 = np.tile(self._encoder.nothing(), (len(item), 1))
         if self._counts is None or out.size == 0:
             return out
         cut_ms = self._cut_ms[request]

@@ -5,6 +5,8 @@ Knows nothing of the ids' later use; how a value becomes an id is the contract's
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import polars as pl
 
@@ -71,6 +73,8 @@ def _checked(key: str, asked: tuple[str, ...] | None, known: tuple[str, ...]) ->
         return known
     if unknown := [level for level in asked if level not in known]:
         raise ConfigError(f"{key}: there is no level {unknown[0]!r}; there are {', '.join(known)}")
+    if twice := [level for level, count in Counter(asked).items() if count > 1]:
+        raise ConfigError(f"{key}: {twice[0]!r} occurs twice")
     return asked
 
 

@@ -68,7 +68,7 @@ class ActivatedSum(nn.Module):
         """Return (B, out_width) for targets (B, D)."""
 
         def read(rows: tuple[Tensor, ...], part: HistoryPart, layout: RowLayout) -> Tensor:
-            padded, share = (pad_rows(row, len(part.index), layout) for row in rows)
+            padded, share = (pad_rows(row, part.index.shape[0], layout) for row in rows)
             return take_rows(self.weigh(padded, share, newest(part, self.last)), layout)
 
         return over_alike_histories(read, (target, self.target_share(target)), part, layout)

@@ -76,7 +76,7 @@ class HashedSums(nn.Module):
         known = self.signature(part.items)  # (U, G), once per item
 
         def read(rows: tuple[Tensor, ...], part: HistoryPart, layout: RowLayout) -> Tensor:
-            sought = pad_rows(rows[0], len(part.index), layout)
+            sought = pad_rows(rows[0], part.index.shape[0], layout)
             return take_rows(self.pick(sought, self.sums(known, part)), layout)
 
         return over_alike_histories(read, (self.signature(target),), part, layout)

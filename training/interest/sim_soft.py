@@ -106,7 +106,7 @@ class SoftSearchAttention(SearchedAttention):
         known = self.soft.behavior(part.items)
 
         def read(rows: tuple[Tensor, ...], part: HistoryPart, layout: RowLayout) -> Tensor:
-            sought = pad_rows(rows[0], len(part.index), layout)
+            sought = pad_rows(rows[0], part.index.shape[0], layout)
             relevance = torch.matmul(sought, embedding(part.index, known).transpose(1, 2))  # (V, P, L)
             weight = part.size[:, None]
             if self.mean:

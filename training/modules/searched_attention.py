@@ -66,7 +66,7 @@ class SearchedAttention(nn.Module):
             sought, known = self.search.of_targets(target), self.search.of_items(part.items)
 
         def read(rows: tuple[Tensor, ...], part: HistoryPart, layout: RowLayout) -> Tensor:
-            queries, sought = (pad_rows(row, len(part.index), layout) for row in rows)
+            queries, sought = (pad_rows(row, part.index.shape[0], layout) for row in rows)
             return take_rows(self.attend(queries, sought, keys_values, known, part), layout)
 
         return over_alike_histories(read, (self.queries(target), sought), part, layout)

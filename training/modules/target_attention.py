@@ -82,7 +82,7 @@ class TargetAttention(nn.Module):
 
     def _attend(self, queries: Tensor, keys_values: Tensor, part: HistoryPart, layout: RowLayout) -> Tensor:
         """Attend over padded histories; keys and values (U, 2 * A * head_width) are those of `part.items`."""
-        visits = len(part.index)
+        visits = part.index.shape[0]  # len() would be a constant of a graph under export
         by_head = (self.heads, self.head_width)
         keys, values = embedding(part.index, keys_values).unflatten(-1, (2, *by_head)).unbind(2)
         cross_values = self._cross(part, self.age_value, self.strength_value).unflatten(-1, by_head)

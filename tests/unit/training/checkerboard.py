@@ -60,7 +60,7 @@ def checkerboard(*, visits_per_user: int = 8, keep_probability: float = 1.0, see
         row_starts=np.arange(visits + 1) * CANDIDATES_COUNT,
         request_starts=np.arange(visits + 1),
         parts={part: no_history(visits) for part in ("clusters", "recents", "behaviors")},
-        match_ids_of=lambda visit, rows: np.zeros((len(rows), 0), np.int64),
+        counted_ids_of=lambda request, rows: np.zeros((len(rows), 0), np.int64),
     )
 
 

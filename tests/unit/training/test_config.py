@@ -75,7 +75,7 @@ def test_a_task_without_a_loss_has_the_default_and_then_bce() -> None:
         ({**LEAST, "history": {"limits": {"recents_max": 51}}}, "tail_count must be at least"),
         ({**LEAST, "history": {"limits": {"behaviors_max": 51}}}, "tail_count must be at least"),
         ({**LEAST, "models": {"a": {"backbone": "star", "domains": ["No!"]}}}, "models.a.domains.0: "),
-        ({**LEAST, "match": {"level": []}}, "match.level: Extra inputs"),
+        ({**LEAST, "statistics": {"matches": []}}, "statistics.matches: Extra inputs"),
         ({**LEAST, "publish": {"snapshot_line": "../up"}}, "publish.snapshot_line: "),
     ],
 )

@@ -18,6 +18,7 @@ from training.fit import batch_builder
 from training.model import CtrModel, parameters_by_kind
 from training.modules.split import HistoryPart, RowLayout
 
+CANDIDATE_SIDES = (Side.CANDIDATE, Side.MATCH, Side.POPULARITY)
 TWIN = {"name": "twin_v2", "heads": 2, "head_width": 3, "out_width": 4}
 SHORT = {"name": "short_term", "heads": 1, "head_width": 3, "out_width": 2, "mass": True}
 
@@ -92,7 +93,7 @@ def test_features_lie_by_side_each_in_its_width(data: EncodedData) -> None:
     names = {side: [f.name for f in data.features if f.side is side] for side in Side}
     assert list(model.user.names) == names[Side.USER] + names[Side.CONTEXT]
     assert list(model.item.names) == names[Side.ITEM]
-    assert list(model.candidate.names) == names[Side.CANDIDATE] + names[Side.MATCH]
+    assert list(model.candidate.names) == [name for side in CANDIDATE_SIDES for name in names[side]]
     assert model.item.width == 5 + 3 + 3 and model.user.width == 5 * 3 + 1
     assert model.candidate.width == 3 * len(model.candidate.names)
     for embeddings in (model.user, model.item, model.candidate):

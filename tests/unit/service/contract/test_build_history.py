@@ -15,7 +15,6 @@ from service.contract.history import (
     Behaviors,
     History,
     HistoryLimits,
-    ItemCounts,
     Snapshot,
     age_buckets,
     build_history,
@@ -23,9 +22,10 @@ from service.contract.history import (
     encode_snapshot,
     strength_buckets,
 )
+from tests.support.slow_statistics import counts_of
 
 Row = tuple[int, int, int]  # at_ms, item, strength
-Counted = tuple[int, int, int]  # item, count, age in s
+Counted = tuple[int, list[int]]  # item, ages in s of its behaviors
 LIMITS = HistoryLimits()
 ALL = HistoryLimits(behaviors_max=50)
 
@@ -37,14 +37,17 @@ def behaviors(rows: Sequence[Row]) -> Behaviors:
     )
 
 
-def item_counts(rows: Sequence[Counted]) -> ItemCounts:
-    columns = np.array(rows, np.int64).reshape(-1, 3).T
-    return ItemCounts(columns[0].astype(np.uint32), columns[1].astype(np.uint32), columns[2])
+Table = list[tuple[int, int, int, int]]  # item, count, ages in s of the newest and the oldest
 
 
-def counted_of(history: History) -> list[Counted]:
+def counted_of(history: History) -> Table:
     counted = history.counted
-    return list(zip(counted.item.tolist(), counted.count.tolist(), counted.age_s.tolist(), strict=True))
+    columns = (counted.item, counted.count, counted.age_s, counted.oldest_s)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def table_of(entries: Sequence[Counted]) -> Table:
+    return [(item, len(ages_s), min(ages_s), max(ages_s)) for item, ages_s in entries]
 
 
 def snapshot(
@@ -62,7 +65,7 @@ def snapshot(
         columns[2].astype(np.uint32),
         columns[3].astype(np.uint16),
         behaviors(tail),
-        item_counts(counts),
+        counts_of(counts),
     )
 
 
@@ -78,24 +81,24 @@ def test_no_history_at_all() -> None:
 def test_behavior_at_the_request_is_not_seen_and_one_before_is() -> None:
     history = build_history(None, behaviors([(100, 1, 0), (99, 2, 0), (101, 3, 0)]), at_ms=100, limits=ALL)
     assert history.item.tolist() == history.recent_item.tolist() == history.behavior_item.tolist() == [2]
-    assert counted_of(history) == [(2, 1, 0)]
+    assert counted_of(history) == [(2, 1, 0, 0)]
 
 
 def test_behavior_at_the_snapshot_is_recent_and_one_before_is_covered() -> None:
-    old = snapshot(50, [(9, 4, 10, 0)], [(49, 8, 0)], [(8, 3, 0), (9, 1, 7)])
+    old = snapshot(50, [(9, 4, 10, 0)], [(49, 8, 0)], [(8, [4, 2, 0]), (9, [7])])
     history = build_history(old, behaviors([(49, 1, 0), (50, 2, 0)]), at_ms=100, limits=ALL)
     assert history.item.tolist() == [9, 2]
     assert history.size.tolist() == [4.0, 1.0]
     assert history.recent_item.tolist() == history.behavior_item.tolist() == [8, 2]
-    assert counted_of(history) == [(8, 3, 0), (9, 1, 7), (2, 1, 0)]
+    assert counted_of(history) == [(8, 3, 0, 4), (9, 1, 7, 7), (2, 1, 0, 0)]
 
 
 @pytest.mark.parametrize("at_ms", [100, 101])
 def test_snapshot_at_or_after_the_request_is_not_used(at_ms: int) -> None:
-    future = snapshot(at_ms, [(9, 4, 10, 0)], [(5, 8, 0)], [(8, 4, 0)])
+    future = snapshot(at_ms, [(9, 4, 10, 0)], [(5, 8, 0)], [(8, [0, 4])])
     history = build_history(future, behaviors([(20, 1, 0), (100, 2, 0)]), at_ms=100, limits=ALL)
     assert history.item.tolist() == history.recent_item.tolist() == history.behavior_item.tolist() == [1]
-    assert counted_of(history) == [(1, 1, 0)]
+    assert counted_of(history) == [(1, 1, 0, 0)]
 
 
 def test_snapshot_just_before_the_request_is_used() -> None:
@@ -111,18 +114,27 @@ def test_order_of_arrival_does_not_matter_but_ties_keep_it() -> None:
 
 def test_clusters_grow_older_from_the_snapshot_to_the_request() -> None:
     day_ms = 86_400_000
-    old = snapshot(0, [(9, 4, 3_600, 0)], [(-7_000, 8, 0)], [(8, 1, 7), (9, 3, 5_000)])
+    old = snapshot(0, [(9, 4, 3_600, 0)], [(-7_000, 8, 0)], [(8, [7]), (9, [5_000, 5_000, 6_000])])
     history = build_history(old, behaviors([(day_ms, 2, 0)]), at_ms=2 * day_ms, limits=ALL)
     assert history.age.tolist() == ages(3_600 + 2 * 86_400, 86_400)
     assert history.recent_age.tolist() == history.behavior_age.tolist() == ages(2 * 86_400 + 7, 86_400)
-    assert counted_of(history) == [(8, 1, 2 * 86_400 + 7), (9, 3, 2 * 86_400 + 5_000), (2, 1, 86_400)]
+    two_days = 2 * 86_400
+    assert counted_of(history) == [
+        (8, 1, two_days + 7, two_days + 7),
+        (9, 3, two_days + 5_000, two_days + 6_000),
+        (2, 1, 86_400, 86_400),
+    ]
+    expected = counts_of(
+        [(8, [two_days + 7]), (9, [two_days + 5_000] * 2 + [two_days + 6_000]), (2, [86_400])]
+    )
+    np.testing.assert_allclose(history.counted.fading, expected.fading, rtol=1e-6)
 
 
 def test_ages_of_counts_may_exceed_what_the_codec_holds() -> None:
-    old = snapshot(0, [(9, 1, 0, 0)], [], [(9, 1, 2**32 - 1)])
+    old = snapshot(0, [(9, 1, 0, 0)], [], [(9, [2**32 - 1])])
     decoded = decode_snapshot(encode_snapshot(old))
     history = build_history(decoded, Behaviors.empty(), at_ms=10_000, limits=LIMITS)
-    assert counted_of(history) == [(9, 1, 2**32 - 1 + 10)]
+    assert counted_of(history) == [(9, 1, 2**32 - 1 + 10, 2**32 - 1 + 10)]
 
 
 def test_caps_keep_the_newest() -> None:
@@ -136,10 +148,10 @@ def test_caps_keep_the_newest() -> None:
 
 
 def test_no_cap_bounds_what_is_counted() -> None:
-    old = snapshot(0, [(90, 2, 0, 0)], [], [(90, 2, 1)])
+    old = snapshot(0, [(90, 2, 0, 0)], [], [(90, [1, 3])])
     limits = HistoryLimits(singletons_max=0, recents_max=0, behaviors_max=0)
     history = build_history(old, behaviors([(t, t, 0) for t in (1, 2, 3)]), at_ms=100, limits=limits)
-    assert counted_of(history) == [(90, 2, 1), (1, 1, 0), (2, 1, 0), (3, 1, 0)]
+    assert counted_of(history) == [(90, 2, 1, 3), (1, 1, 0, 0), (2, 1, 0, 0), (3, 1, 0, 0)]
 
 
 def test_a_life_cycle_without_a_cap_of_its_own_has_no_raw_behaviors() -> None:
@@ -163,9 +175,9 @@ def test_recents_are_not_capped_by_the_cap_of_singletons() -> None:
 def slow_history(
     old: Snapshot | None, recent: Sequence[Row], at_ms: int, limits: HistoryLimits
 ) -> dict[str, list[float]]:
+    """Return the parts of the history; what it counts is compared in tests of its own."""
     clusters: list[tuple[int, float, int, int]] = []  # item, size, age in s, strength
     tail: list[Row] = []
-    counted: list[Counted] = []
     since = -(2**62)
     if old is not None and old.at_ms < at_ms:
         since = old.at_ms
@@ -177,12 +189,9 @@ def slow_history(
         tail = list(
             zip(*(c.tolist() for c in (old.tail.at_ms, old.tail.item, old.tail.strength)), strict=True)
         )
-        counts = zip(old.counts.item, old.counts.count, old.counts.age_s, strict=True)
-        counted = [(int(i), int(n), int(a) + older_s) for i, n, a in counts]
     live = sorted((r for r in recent if since <= r[0] < at_ms), key=lambda r: r[0])
     kept = live[-limits.singletons_max :] if limits.singletons_max else []
     clusters += [(item, 1.0, (at_ms - t) // 1000, s) for t, item, s in kept]
-    counted += [(item, 1, (at_ms - t) // 1000) for t, item, _ in live]
     return {
         "item": [c[0] for c in clusters],
         "size": [c[1] for c in clusters],
@@ -190,7 +199,6 @@ def slow_history(
         "strength": [min(c[3] * 16 // 1024, STRENGTH_BUCKETS - 1) for c in clusters],
         **slow_newest("recent", tail + live, at_ms, limits.recents_max),
         **slow_newest("behavior", tail + live, at_ms, limits.behaviors_max),
-        "counted": counted,  # type: ignore[dict-item]
     }
 
 
@@ -205,8 +213,7 @@ def slow_newest(name: str, rows: Sequence[Row], at_ms: int, count: int) -> dict[
 
 rows = st.tuples(st.integers(0, 30_000), st.integers(0, 9), st.integers(0, 2_000))
 clusters = st.tuples(st.integers(0, 9), st.integers(1, 20), st.integers(0, 10**8), st.integers(0, 2_000))
-counted_rows = st.tuples(st.integers(0, 9), st.integers(1, 20), st.integers(0, 10**8))
-Old = tuple[int, list[tuple[int, int, int, int]], list[Row], list[Counted]]
+Old = tuple[int, list[tuple[int, int, int, int]], list[Row]]
 
 
 @settings(max_examples=300)
@@ -216,7 +223,6 @@ Old = tuple[int, list[tuple[int, int, int, int]], list[Row], list[Counted]]
         st.integers(0, 30_000),
         st.lists(clusters, max_size=5),
         st.lists(rows, max_size=5),
-        st.lists(counted_rows, max_size=5),
     ),
     st.lists(rows, max_size=12),
     st.integers(0, 30_000),
@@ -233,12 +239,37 @@ def test_history_is_that_of_the_plain_reference(
     made = None
     if old is not None:
         tail = sorted(((t % (old[0] + 1) - 1, i, s) for t, i, s in old[2]), key=lambda r: r[0])
-        made = snapshot(old[0], old[1], tail, old[3])
+        made = snapshot(old[0], old[1], tail)
     history = build_history(made, behaviors(recent), at_ms=at_ms, limits=limits)
     expected = slow_history(made, recent, at_ms, limits)
-    assert counted_of(history) == expected.pop("counted")
     assert {name: getattr(history, name).tolist() for name in expected} == expected
     assert set(expected) == set(History.__slots__) - {"counted"}
+
+
+entries = st.tuples(st.integers(0, 9), st.lists(st.integers(0, 10**8), min_size=1, max_size=3))
+
+
+@settings(max_examples=300)
+@given(
+    st.none() | st.tuples(st.integers(0, 30_000), st.lists(entries, max_size=5)),
+    st.lists(rows, max_size=12),
+    st.integers(0, 30_000),
+)
+def test_what_is_counted_is_the_snapshots_table_grown_older_and_each_behavior_since(
+    old: tuple[int, list[Counted]] | None, recent: list[Row], at_ms: int
+) -> None:
+    made = None if old is None else snapshot(old[0], [], [], old[1])
+    history = build_history(made, behaviors(recent), at_ms=at_ms, limits=LIMITS)
+    expected: list[Counted] = []
+    since = -1
+    if old is not None and old[0] < at_ms:
+        since = old[0]
+        older_s = (at_ms - since) // 1000
+        expected = [(item, [age_s + older_s for age_s in ages_s]) for item, ages_s in old[1]]
+    live = sorted((row for row in recent if since <= row[0] < at_ms), key=lambda row: row[0])
+    expected += [(item, [(at_ms - t) // 1000]) for t, item, _ in live]
+    assert counted_of(history) == table_of(expected)
+    np.testing.assert_allclose(history.counted.fading, counts_of(expected).fading, rtol=1e-6, atol=1e-30)
 
 
 def test_age_buckets_are_two_an_octave() -> None:

@@ -11,12 +11,15 @@ import pytest
 
 from service.contract.artefact import GOLDEN_FILE
 from service.contract.catalogue import Catalogue
-from service.contract.errors import ArtefactError
-from service.contract.features import FeatureSpec
+from service.contract.errors import ArtefactError, ContractError
+from service.contract.features import FeatureSpec, Side
 from service.contract.golden import GoldenCandidate, GoldenRequest, read_golden, replay_golden, write_golden
-from service.contract.history import Behaviors, ItemCounts, Snapshot, encode_behavior, encode_snapshot
-from service.contract.match import match_features, match_keys
+from service.contract.history import Behaviors, Snapshot, encode_behavior, encode_snapshot
+from service.contract.match import match_keys
+from service.contract.popularity import encode_popularity
 from service.contract.served_inputs import Feeds, ItemTables, rows_by_catalogue_id
+from service.contract.statistics import statistics_features
+from tests.support.slow_statistics import counts_of, ids_of, popularity_of
 from tests.unit.service.contract.made import golden_bytes, manifest
 
 REQUEST = GoldenRequest(
@@ -79,7 +82,7 @@ def test_replay_lays_the_request_out_with_its_history(tmp_path: Path) -> None:
     assert feeds["recent_size"].tolist() == [1, 1, 1]
 
 
-def test_replay_counts_how_often_the_life_cycle_had_a_candidate(tmp_path: Path) -> None:
+def test_replay_counts_what_the_life_cycle_and_everyone_did(tmp_path: Path) -> None:
     """`b` has catalogue id 2 and is bought once in the snapshot's table, a day before it, and twice live."""
     old = Snapshot(
         at_ms=REQUEST.at_ms - 1000,
@@ -88,15 +91,37 @@ def test_replay_counts_how_often_the_life_cycle_had_a_candidate(tmp_path: Path) 
         mean_age_s=np.array([0], np.uint32),
         strength=np.array([0], np.uint16),
         tail=Behaviors.empty(),
-        counts=ItemCounts(np.array([2, 1], np.uint32), np.array([1, 8], np.uint32), np.array([86_400, 5])),
+        counts=counts_of([(2, [86_399]), (1, [5] * 8)]),
     )
     recent = b"".join(
         encode_behavior(at_ms=REQUEST.at_ms - ago_ms, event=ago_ms, item=2, strength=1) for ago_ms in (1, 500)
     )
-    changes = {"snapshot": encode_snapshot(old), "recent": recent}
+    popularity = popularity_of({2: {"7": [3600, 7200]}}, at_ms=REQUEST.at_ms - 60_000)
+    changes = {
+        "snapshot": encode_snapshot(old),
+        "recent": recent,
+        "popularity": encode_popularity(popularity),
+        "context": {"store": "7"},
+    }
     write_golden(tmp_path, [REQUEST.model_copy(update=changes)])
-    _, (feeds,) = replay(tmp_path, [[0.5, 0.25], [0.125, 0.0001]], *match_features(("item_id",)))
-    assert feeds["candidate_ids"].tolist() == [[1, 3 + 1, 1], [0, 1, 0]]
+    match = statistics_features(Side.MATCH, ("item_id",))
+    popular = statistics_features(Side.POPULARITY, ("item_id", "store"))
+    _, (feeds,) = replay(tmp_path, [[0.5, 0.25], [0.125, 0.0001]], *match, *popular)
+    known, unknown = feeds["candidate_ids"].tolist()
+    for features, start, ages_s in (
+        (match, 1, [0, 0, 86_400]),
+        (popular, 1 + len(match), [3660, 7260]),
+    ):
+        for number, feature in enumerate(features, start=start):
+            assert known[number] in ids_of(feature, ages_s)
+            assert unknown[number] in ids_of(feature, [])
+    assert len(known) == 1 + len(match) + len(popular)
+
+
+def test_a_popularity_table_that_does_not_decode_is_refused(tmp_path: Path) -> None:
+    write_golden(tmp_path, [REQUEST.model_copy(update={"popularity": b"no table"})])
+    with pytest.raises(ContractError, match="popularity table does not decode"):
+        replay(tmp_path, [[0.5, 0.25], [0.125, 0.0001]], *statistics_features(Side.POPULARITY, ("item_id",)))
 
 
 @pytest.mark.parametrize("wrong", [0.0002, 0.000101, 0.0, float("nan")])

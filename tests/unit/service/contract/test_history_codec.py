@@ -41,7 +41,9 @@ GOLDEN = Snapshot(
     counts=ItemCounts(
         np.array([70_000, 2**32 - 2], np.uint32),
         np.array([7, 2**32 - 1], np.uint32),
-        np.array([1, 2**32 - 1], np.int64),
+        np.array([1, 2**32 - 2], np.int64),
+        np.array([9, 2**32 - 1], np.int64),
+        np.array([[1.5, 2.0], [0.0, -0.25]], np.float32),
     ),
 )
 WITHOUT_COUNTS = replace(GOLDEN, counts=ItemCounts.empty())
@@ -61,6 +63,8 @@ def columns(snapshot: Snapshot) -> dict[str, list[int]]:
         "counts_item": counts.item,
         "counts_count": counts.count,
         "counts_age_s": counts.age_s,
+        "counts_oldest_s": counts.oldest_s,
+        "counts_fading": counts.fading.ravel(),
     }
     return {name: array.tolist() for name, array in arrays.items()}
 
@@ -74,12 +78,13 @@ def written_out(snapshot: Snapshot, *, version: int) -> bytes:
 
     version, 3 bytes of 0, how many clusters, how long a tail, the moment; from version 2 on how many counted
     items and 4 bytes of 0. Then array by array: tail's times (i8); clusters' items, sizes and ages, the
-    tail's items, from version 2 on the counted items, counts and ages (u4); strengths of clusters and of the tail (u2).
+    tail's items (u4); from version 2 on the counted items, counts, ages of the newest and of the oldest (u4), and
+    the fading counts, an item's side by side (f4); strengths of clusters and of the tail (u2).
     """
     of = columns(snapshot)
     out = struct.pack("<BBBB", version, 0, 0, 0)
     out += struct.pack("<IIq", len(of["item"]), len(of["tail_item"]), snapshot.at_ms)
-    counted = ("counts_item", "counts_count", "counts_age_s")
+    counted = ("counts_item", "counts_count", "counts_age_s", "counts_oldest_s")
     if version == 1:
         assert not of["counts_item"]
     else:
@@ -88,8 +93,11 @@ def written_out(snapshot: Snapshot, *, version: int) -> bytes:
     def run(kind: str, names: Sequence[str]) -> bytes:
         return b"".join(struct.pack(f"<{kind}", value) for name in names for value in of[name])
 
-    words = ("item", "size", "mean_age_s", "tail_item", *(counted if version > 1 else ()))
-    return out + run("q", ["tail_at_ms"]) + run("I", words) + run("H", ["strength", "tail_strength"])
+    clusters = ("item", "size", "mean_age_s", "tail_item")
+    out += run("q", ["tail_at_ms"]) + run("I", clusters)
+    if version > 1:
+        out += run("I", counted) + run("f", ["counts_fading"])
+    return out + run("H", ["strength", "tail_strength"])
 
 
 @st.composite
@@ -101,9 +109,9 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         draw(arrays.arrays(np.uint16, clusters)),
         Behaviors(*(draw(arrays.arrays(dtype, tail)) for dtype in (np.int64, np.uint32, np.uint16))),
         ItemCounts(
-            draw(arrays.arrays(np.uint32, counted)),
-            draw(arrays.arrays(np.uint32, counted)),
-            draw(arrays.arrays(np.uint32, counted)).astype(np.int64),
+            *(draw(arrays.arrays(np.uint32, counted)) for _ in range(2)),
+            *(draw(arrays.arrays(np.uint32, counted)).astype(np.int64) for _ in range(2)),
+            draw(arrays.arrays(np.float32, (counted, 2), elements=st.floats(0, 2**30, width=32))),
         ),
     )
 
@@ -137,9 +145,10 @@ def test_version_1_is_read_whatever_is_in_it(snapshot: Snapshot) -> None:
 
 
 def test_ages_of_counts_beyond_the_codecs_range_stay_at_its_ends() -> None:
-    counts = ItemCounts(np.ones(2, np.uint32), np.ones(2, np.uint32), np.array([2**32, -1]))
+    beyond = np.array([2**32, -1])
+    counts = replace(GOLDEN.counts, age_s=beyond, oldest_s=beyond)
     decoded = decode_snapshot(encode_snapshot(replace(GOLDEN, counts=counts)))
-    assert decoded.counts.age_s.tolist() == [2**32 - 1, 0]
+    assert decoded.counts.age_s.tolist() == decoded.counts.oldest_s.tolist() == [2**32 - 1, 0]
 
 
 def test_golden_recent_list() -> None:
@@ -162,12 +171,14 @@ def test_snapshot_round_trip(snapshot: Snapshot) -> None:
     assert parts(decoded) == parts(snapshot)
     arrays_of = (decoded.item, decoded.strength, decoded.tail.at_ms, decoded.counts.count)
     assert [a.dtype for a in arrays_of] == [np.dtype(kind) for kind in ("<u4", "<u2", "<i8", "<u4")]
-    assert decoded.counts.age_s.dtype == np.int64  # so that no sum of ages can wrap
+    for age_s in (decoded.counts.age_s, decoded.counts.oldest_s):
+        assert age_s.dtype == np.int64  # so that no sum of ages can wrap
+    assert decoded.counts.fading.shape == (len(decoded.counts), 2)
 
 
 @given(snapshots())
-def test_snapshot_takes_14_bytes_a_cluster_and_a_behavior_and_12_a_counted_item(snapshot: Snapshot) -> None:
-    rows_bytes = 14 * (len(snapshot.item) + len(snapshot.tail)) + 12 * len(snapshot.counts)
+def test_snapshot_takes_14_bytes_a_cluster_and_a_behavior_and_24_a_counted_item(snapshot: Snapshot) -> None:
+    rows_bytes = 14 * (len(snapshot.item) + len(snapshot.tail)) + 24 * len(snapshot.counts)
     assert len(encode_snapshot(snapshot)) == HEADER_BYTES[2] + rows_bytes
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from service.contract import artefact, served_inputs
 from service.contract.errors import ArtefactError
-from service.contract.features import FeatureEncoder, FeatureSpec
+from service.contract.features import FeatureSpec, RawValue, Side
 from service.contract.history import Behaviors, History, HistoryLimits, build_history
-from service.contract.match import ANY, match_features, match_keys
+from service.contract.match import ANY, match_keys
+from service.contract.popularity import Popularity
 from service.contract.served_inputs import (
     ItemTables,
     RequestEncoder,
@@ -22,6 +23,8 @@ from service.contract.served_inputs import (
     read_item_tables,
     rows_by_catalogue_id,
 )
+from service.contract.statistics import statistics_features
+from tests.support.slow_statistics import ids_of, level_and_statistic, popularity_of
 from tests.unit.service.contract.made import manifest
 
 IDS = np.array([0, 5, 2, 9], np.uint32)  # row -> catalogue id; row 0 is the cold-start row
@@ -35,7 +38,7 @@ def tables() -> ItemTables:
         shared=rows[:, None] * np.ones((1, 2), np.float32),
         by_domain=np.stack([10 + rows[:, None], 20 + rows[:, None]]),
         embedding=rows[:, None] * np.ones((1, 3), np.float32),
-        match_keys=match_keys((ANY, "item_id", "brand"), BRANDS, ("brand",)),
+        match_keys=match_keys(LEVELS, BRANDS, ("brand",)),
     )
 
 
@@ -81,6 +84,7 @@ def feeds(
         user_ids=[1, 2, 3],
         candidates=np.array(candidates, np.uint32),
         candidate_ids=np.zeros((len(candidates), 1), np.int64),
+        counted_ids=np.ones((len(candidates), 2), np.int64),
         history=build_history(None, recent, at_ms=1_000_000, limits=limits),
     )
 
@@ -90,6 +94,7 @@ def test_tensors_of_a_request() -> None:
     made = feeds(recent, [5, 77, 2])
     assert made["domain"].tolist() == [1]
     assert made["user_ids"].tolist() == [[1, 2, 3]]
+    assert made["candidate_ids"].tolist() == [[0, 1, 1]] * 3
     assert made["item_shared"].tolist() == [[1, 1], [0, 0], [2, 2]]
     assert made["item_by_domain"].tolist() == [[21], [20], [22]]
     assert made["cluster_item"].tolist() == [[3, 3, 3], [0, 0, 0]]
@@ -153,16 +158,19 @@ def test_candidate_ids_have_a_row_a_candidate() -> None:
 
 
 DAY_MS = 86_400_000
+LEVELS = (ANY, "item_id", "brand")
+MATCH = statistics_features(Side.MATCH, LEVELS)
+POPULARITY = statistics_features(Side.POPULARITY, ("item_id", "store"))
 
 
-def with_match(*features: FeatureSpec) -> RequestEncoder:
-    """Return the encoder of a model that has these match features beside its own."""
+def counting(*features: FeatureSpec) -> RequestEncoder:
+    """Return the encoder of a model that has these counted features beside its own."""
     plain = manifest()
     return RequestEncoder(plain.model_copy(update={"features": (*plain.features, *features)}))
 
 
 def history_of(*bought: tuple[int, int]) -> History:
-    """Return a life cycle of (catalogue id, days ago)."""
+    """Return the life cycle at 0 of (catalogue id, days ago)."""
     recent = Behaviors(
         np.array([-days * DAY_MS for _, days in bought], np.int64),
         np.array([item for item, _ in bought], np.uint32),
@@ -171,47 +179,97 @@ def history_of(*bought: tuple[int, int]) -> History:
     return build_history(None, recent, at_ms=0, limits=HistoryLimits())
 
 
-def test_match_ids_follow_those_of_the_candidates_context() -> None:
-    """By the boundaries: a count up to 7 has id count + 1; the days are those of the feature's own encoder."""
-    features = match_features((ANY, "item_id", "brand"))
-    encoder = with_match(*features)
-    days = FeatureEncoder(features[1])
-    own = encoder.candidate_ids([{"place": "B"}] * 5)
-    ids = encoder.with_match_ids(
+def everyones() -> Popularity:
+    """Return what everyone bought up to 2 days ago: item 5 in store 7 five days ago, 77 and 5 elsewhere before."""
+    return popularity_of(
+        {5: {"7": [3 * 86_400], "8": [9 * 86_400]}, 77: {"8": [4 * 86_400]}}, at_ms=-2 * DAY_MS
+    )
+
+
+def counted(
+    encoder: RequestEncoder, candidates: list[int], history: History, context: dict[str, RawValue]
+) -> list[list[int]]:
+    ids = encoder.counted_ids(
         tables(),
-        own,
-        candidates=np.array([5, 2, 9, 77, 0], np.uint32),
-        history=history_of((5, 40), (5, 3), (2, 20), (9, 8), (77, 1), (77, 2)),
+        everyones(),
+        candidates=np.array(candidates, np.uint32),
+        history=history,
+        context=context,
+        at_ms=0,
     )
-    at = {n: days.encode(float(n)) for n in (1, 3, 8, 20)}
-    everything = [6 + 1, at[1]]
-    assert ids.tolist() == [
-        [2, *everything, 2 + 1, at[3], 3 + 1, at[3]],  # bought twice; its brand three times
-        [2, *everything, 1 + 1, at[20], 3 + 1, at[3]],
-        [2, *everything, 1 + 1, at[8], 1, 0],  # has no brand
-        [2, *everything, 1, 0, 1, 0],  # newer than the artefact, though bought twice
-        [2, *everything, 1, 0, 1, 0],  # in no catalogue
-    ]
+    return [list(map(int, row)) for row in ids]
 
 
-def test_a_model_without_match_features_gets_the_ids_it_had() -> None:
-    own = np.array([[3], [4]])
-    ids = with_match().with_match_ids(
-        tables(), own, candidates=np.array([5, 2], np.uint32), history=history_of((5, 1))
-    )
-    assert ids is own
+def check_ids(found: list[int], features: Sequence[FeatureSpec], days_ago: dict[str, list[int]]) -> None:
+    """Compare a candidate's ids with those of behaviors so many days ago at each level."""
+    assert len(found) == len(features)
+    for id_, feature in zip(found, features, strict=True):
+        level, _ = level_and_statistic(feature)
+        assert id_ in ids_of(feature, [days * 86_400 for days in days_ago.get(level, [])]), feature.name
 
 
-def test_no_candidates_have_match_ids_of_no_rows() -> None:
-    encoder = with_match(*match_features((ANY,)))
-    tables_of_any = replace(tables(), match_keys=match_keys((ANY,), BRANDS, ("brand",)))
-    ids = encoder.with_match_ids(
-        tables_of_any,
-        encoder.candidate_ids([]),
+def test_match_ids_are_of_what_the_life_cycle_has_of_each_candidate() -> None:
+    history = history_of((5, 40), (5, 3), (2, 20), (9, 8), (77, 1), (77, 2))
+    every, branded = [40, 3, 20, 8, 1, 2], [40, 3, 20]
+    found = counted(counting(*MATCH), [5, 2, 9, 77, 0], history, {})
+    for ids, days_ago in zip(
+        found,
+        [
+            {ANY: every, "item_id": [40, 3], "brand": branded},
+            {ANY: every, "item_id": [20], "brand": branded},
+            {ANY: every, "item_id": [8]},  # has no brand
+            {ANY: every},  # newer than the artefact, though bought twice
+            {ANY: every},  # in no catalogue
+        ],
+        strict=True,
+    ):
+        check_ids(ids, MATCH, days_ago)
+
+
+def test_popularity_ids_are_of_what_everyone_did_as_old_as_it_is_at_the_request() -> None:
+    found = counted(counting(*POPULARITY), [5, 2, 77, 0], history_of(), {"store": 7})
+    for ids, days_ago in zip(
+        found,
+        [
+            {"item_id": [5, 11], "store": [5]},
+            {},
+            {"item_id": [6]},  # newer than the artefact: everyone knows it all the same
+            {},  # in no catalogue
+        ],
+        strict=True,
+    ):
+        check_ids(ids, POPULARITY, days_ago)
+
+
+@pytest.mark.parametrize("context", [{}, {"store": None}, {"store": "9"}])
+def test_in_a_context_that_was_never_counted_nothing_was(context: dict[str, RawValue]) -> None:
+    (ids,) = counted(counting(*POPULARITY), [5], history_of(), context)
+    check_ids(ids, POPULARITY, {"item_id": [5, 11]})
+
+
+def test_match_ids_go_before_popularity_ids_and_each_side_may_be_missing() -> None:
+    history, context = history_of((5, 1)), {"store": "7"}
+    match, popular = (counted(counting(*one), [5, 2], history, context) for one in (MATCH, POPULARITY))
+    both = counted(counting(*POPULARITY, *MATCH), [5, 2], history, context)
+    assert both == [[*a, *b] for a, b in zip(match, popular, strict=True)]
+    assert counted(counting(), [5, 2], history, context) == [[], []]
+
+
+def test_a_model_says_whether_it_reads_popularity() -> None:
+    assert counting(*MATCH, *POPULARITY).reads_popularity
+    assert not counting(*MATCH).reads_popularity
+
+
+def test_no_candidates_have_ids_of_no_rows() -> None:
+    ids = counting(*MATCH, *POPULARITY).counted_ids(
+        tables(),
+        everyones(),
         candidates=np.zeros(0, np.uint32),
         history=history_of((5, 1)),
+        context={},
+        at_ms=0,
     )
-    assert ids.shape == (0, 3)
+    assert ids.shape == (0, len(MATCH) + len(POPULARITY))
 
 
 TABLES = {

@@ -15,7 +15,7 @@ from training.data.encoded import EncodedData
 
 BOUNDARIES = np.array(MOMENTS_MS)
 USER_FEATURES = 3  # user_id, country, years; device and two time features follow
-CANDIDATE_FEATURES = 1  # position; match features follow
+CANDIDATE_FEATURES = 1  # position; what is counted follows
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_cold_start_hides_users_as_a_whole_and_items_and_values_one_by_one(data:
     assert all((a == b).all() for a, b in zip(before, after, strict=True))  # the data stay as they were
 
 
-def test_an_item_shown_as_unknown_matches_what_an_unknown_item_does(data: EncodedData) -> None:
+def test_an_item_shown_as_unknown_has_the_counts_of_an_unknown_item(data: EncodedData) -> None:
     visits = np.arange(len(data.visit_user))
     plain = builder(data).build(visits)
     cold = builder(data, cold_start_ratio=0.3).build(visits, np.random.default_rng(5))
@@ -178,9 +178,9 @@ def test_an_item_shown_as_unknown_matches_what_an_unknown_item_does(data: Encode
     shown = cold.candidate_ids[:, CANDIDATE_FEATURES:].numpy()
     own = plain.candidate_ids[:, CANDIDATE_FEATURES:].numpy()
     assert shown[~hidden].tolist() == own[~hidden].tolist()
-    visit_of_row = np.repeat(visits, np.diff(data.row_starts))
-    unknown = {int(v): data.match_ids_of(int(v), np.zeros(1, np.int64))[0].tolist() for v in visits}
-    expected = [unknown[int(v)] for v in visit_of_row[hidden]]
+    cold_item = np.zeros(1, np.int64)
+    unknown = [data.counted_ids_of(request, cold_item)[0].tolist() for request in range(len(data.domain))]
+    expected = [unknown[request] for request in data.row_request[hidden]]
     assert shown[hidden].tolist() == expected
     assert expected != own[hidden].tolist()  # something was there to be hidden
 
@@ -196,15 +196,17 @@ def test_one_request_with_any_rows_as_candidates(data: EncodedData) -> None:
         rows = rng.integers(0, len(data.item), 13)
         batch = builder(data).one_request(int(request), rows)
         assert batch.item.tolist() == data.item[rows].tolist()
-        own, match = batch.candidate_ids[:, :CANDIDATE_FEATURES], batch.candidate_ids[:, CANDIDATE_FEATURES:]
+        own, counted = (
+            batch.candidate_ids[:, :CANDIDATE_FEATURES],
+            batch.candidate_ids[:, CANDIDATE_FEATURES:],
+        )
         assert own.tolist() == data.candidate_ids[rows, :CANDIDATE_FEATURES].tolist()
-        visit = int(data.request_visit[request])
-        assert match.tolist() == data.match_ids_of(visit, data.item[rows]).tolist()
+        assert counted.tolist() == data.counted_ids_of(int(request), data.item[rows]).tolist()
         assert batch.user_ids.tolist() == [data.user_ids[request].tolist()]
         assert batch.domain.tolist() == [data.domain[request]]
         assert not bool(batch.request.any()) and not bool(batch.layout.visit.any())
         assert batch.layout.slot.tolist() == list(range(13)) and batch.layout.width == 13
-        check_history(data, visit, batch, 0)
+        check_history(data, int(data.request_visit[request]), batch, 0)
 
 
 def test_one_requests_own_rows_are_as_they_were(data: EncodedData) -> None:
@@ -217,7 +219,7 @@ def test_one_request_with_any_items_in_place_of_its_rows_own(data: EncodedData) 
     items, row = np.array([0, 3, 30, 3]), int(np.flatnonzero(data.row_request == 300)[0])
     batch = builder(data).one_request(300, np.repeat(row, 4), items=items)
     assert batch.item.tolist() == items.tolist()
-    match = data.match_ids_of(int(data.request_visit[300]), items).tolist()
+    counted = data.counted_ids_of(300, items).tolist()
     own = data.candidate_ids[row, :CANDIDATE_FEATURES].tolist()
-    assert batch.candidate_ids.tolist() == [[*own, *ids] for ids in match]
-    assert match[0] != match[1] == match[3]
+    assert batch.candidate_ids.tolist() == [[*own, *ids] for ids in counted]
+    assert counted[0] != counted[1] == counted[3]

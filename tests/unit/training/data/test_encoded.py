@@ -18,14 +18,21 @@ from service.contract.history import (
     quantize_strength,
     strength_buckets,
 )
-from tests.support.slow_match import level_and_statistic, slow_match_id
+from tests.support.slow_statistics import ids_of, level_and_statistic
 from tests.support.synthetic_dataset import tiny_dataset
 from tests.support.synthetic_encoded import tiny_encoded, tiny_snapshots
 from tests.unit.training.data.small_tables import DAY_MS, small_tables, with_table
-from training.config import MatchConfig, VocabularyConfig
+from training.config import StatisticsConfig, VocabularyConfig
 from training.data.canonical import write_dataset
 from training.data.dataset import SPLITS, Dataset
-from training.data.encoded import EncodedData, behaviors_by_user, encode_dataset, ranges
+from training.data.encoded import (
+    COUNTED_SIDES,
+    EncodedData,
+    behaviors_by_user,
+    encode_dataset,
+    nothing_counted_ids,
+    ranges,
+)
 from training.data.vocabulary import build_features
 
 LIMITS = HistoryLimits(singletons_max=6, recents_max=4, behaviors_max=9)
@@ -83,7 +90,8 @@ def test_ids_are_the_contracts(both: tuple[Dataset, EncodedData]) -> None:
         assert data.user_ids[data.row_request[number]].tolist() == expected
         candidate = [encoders[name].encode(row[name]) for name in of_side[Side.CANDIDATE]]
         assert data.candidate_ids[number, : len(candidate)].tolist() == candidate
-    assert data.candidate_ids.shape[1] == len(of_side[Side.CANDIDATE]) + len(of_side[Side.MATCH])
+    counted = len(of_side[Side.MATCH]) + len(of_side[Side.POPULARITY])
+    assert data.candidate_ids.shape[1] == len(of_side[Side.CANDIDATE]) + counted
     assert data.item_ids[0].tolist() == [0] * len(of_side[Side.ITEM])
     for number, row in enumerate(dataset.items.iter_rows(named=True), start=1):
         assert data.item_ids[number].tolist() == [
@@ -130,65 +138,117 @@ def test_histories_are_the_contracts_on_all_that_lies_before(both: tuple[Dataset
     assert {0, 1, 2} < lengths and max(lengths) > 10
 
 
-def match_columns(data: EncodedData) -> list[tuple[int, FeatureSpec]]:
-    """Return the match features and their columns in `candidate_ids`."""
-    candidate = [f for f in data.features if f.side in (Side.CANDIDATE, Side.MATCH)]
-    return [(column, f) for column, f in enumerate(candidate) if f.side is Side.MATCH]
+def counted_columns(data: EncodedData, *sides: Side) -> list[tuple[int, FeatureSpec]]:
+    """Return the features of some sides of what is counted, and their columns in `candidate_ids`."""
+    order = (Side.CANDIDATE, *COUNTED_SIDES)
+    features = [f for side in order for f in data.features if f.side is side]
+    return [(column, f) for column, f in enumerate(features) if f.side in sides]
+
+
+Behaved = tuple[int, str]  # when, and on which item
+
+
+def check_counted(
+    data: EncodedData,
+    row: int,
+    columns: list[tuple[int, FeatureSpec]],
+    matching: dict[str, list[Behaved]],
+    at_ms: int,
+) -> None:
+    """Compare a row's ids with those of what was counted of it at each level."""
+    for column, feature in columns:
+        level, _ = level_and_statistic(feature)
+        ages_s = [(at_ms - behaved_at_ms) // 1000 for behaved_at_ms, _ in matching[level]]
+        assert int(data.candidate_ids[row, column]) in ids_of(feature, ages_s), (row, feature.name)
+
+
+def check_that_each_tells_something_apart(data: EncodedData, columns: list[tuple[int, FeatureSpec]]) -> None:
+    assert columns
+    for column, feature in columns:
+        assert len(np.unique(data.candidate_ids[:, column])) > 3, feature.name
 
 
 def test_match_ids_are_those_of_a_recount_of_all_that_lies_before(both: tuple[Dataset, EncodedData]) -> None:
     """Whatever the snapshots, whose times are on whole seconds here, and whatever the limits on the history."""
     dataset, data = both
     category = dict(dataset.items.select("item_id", "category").iter_rows())
-    behaviors: dict[str, list[tuple[int, str]]] = {}
+    behaviors: dict[str, list[Behaved]] = {}
     for user, item, at_ms in dataset.behaviors.select("user_id", "item_id", "at_ms").iter_rows():
         behaviors.setdefault(user, []).append((at_ms, item))
-    ids_of_feature: dict[str, set[int]] = {}
+    columns = counted_columns(data, Side.MATCH)
     for number, row in enumerate(rows_of(dataset)):
         before = [b for b in behaviors.get(row["user_id"], []) if b[0] < row["shown_at_ms"]]
+        kind = category[row["item_id"]]
         matching = {
             "any": before,
             "item_id": [b for b in before if b[1] == row["item_id"]],
-            "category": [
-                b for b in before if category[b[1]] is not None and category[b[1]] == category[row["item_id"]]
-            ],
+            "category": [b for b in before if kind is not None and category[b[1]] == kind],
         }
-        for column, feature in match_columns(data):
-            level, _ = level_and_statistic(feature)
-            ages_s = [(row["shown_at_ms"] - at_ms) // 1000 for at_ms, _ in matching[level]]
-            found = int(data.candidate_ids[number, column])
-            assert found == slow_match_id(feature, ages_s), (number, feature.name)
-            ids_of_feature.setdefault(feature.name, set()).add(found)
-    assert len(ids_of_feature) == sum(f.side is Side.MATCH for f in data.features)
-    assert all(len(ids) > 3 for ids in ids_of_feature.values())  # each does tell something apart
+        check_counted(data, number, columns, matching, row["shown_at_ms"])
+    check_that_each_tells_something_apart(data, columns)
 
 
-def test_match_ids_of_any_items_are_those_that_they_would_have_as_candidates(
+def test_popularity_ids_are_those_of_a_recount_of_all_before_the_last_midnight(
+    both: tuple[Dataset, EncodedData],
+) -> None:
+    dataset, data = both
+    device = {(row["user_id"], row["shown_at_ms"]): row["device"] for row in reversed(rows_of(dataset))}
+    behaviors = dataset.behaviors.select("user_id", "item_id", "at_ms").rows()
+    columns = counted_columns(data, Side.POPULARITY)
+    for number, row in enumerate(rows_of(dataset)):
+        if number % 3:
+            continue  # a loop over everyone's behaviors for each row is slow
+        midnight_ms = row["shown_at_ms"] // 86_400_000 * 86_400_000
+        same = [
+            (at_ms, user) for user, item, at_ms in behaviors if item == row["item_id"] and at_ms < midnight_ms
+        ]
+        here = [b for b in same if row["device"] is not None and device.get((b[1], b[0])) == row["device"]]
+        matching = {"item_id": same, "device": here}
+        check_counted(data, number, columns, matching, row["shown_at_ms"])
+    check_that_each_tells_something_apart(
+        data, [c for c in columns if level_and_statistic(c[1])[0] == "item_id"]
+    )
+
+
+def test_ids_of_any_items_are_those_that_they_would_have_as_candidates(
     both: tuple[Dataset, EncodedData],
 ) -> None:
     _, data = both
-    columns = [column for column, _ in match_columns(data)]
-    for visit in range(0, len(data.visit_user), 7):
-        rows = data.rows_of(np.array([visit]))
-        found = data.match_ids_of(visit, data.item[rows])
-        assert found.tolist() == data.candidate_ids[np.ix_(rows, columns)].tolist()
-        unknown = data.match_ids_of(visit, np.zeros(1, np.int64))[0]
-        for (_, feature), of_row, of_unknown in zip(match_columns(data), found[0], unknown, strict=True):
+    columns = counted_columns(data, *COUNTED_SIDES)
+    for request in range(0, len(data.domain), 7):
+        rows = np.flatnonzero(data.row_request == request)
+        found = data.counted_ids_of(request, data.item[rows])
+        assert found.tolist() == data.candidate_ids[np.ix_(rows, [c for c, _ in columns])].tolist()
+        unknown = data.counted_ids_of(request, np.zeros(1, np.int64))[0]
+        for (_, feature), of_row, of_unknown in zip(columns, found[0], unknown, strict=True):
             level, _ = level_and_statistic(feature)
-            assert of_unknown == (of_row if level == "any" else slow_match_id(feature, []))
-        assert data.match_ids_of(visit, data.item[:0]).shape == (0, len(columns))
+            assert {int(of_unknown)} == ({int(of_row)} if level == "any" else ids_of(feature, []))
+        assert data.counted_ids_of(request, data.item[:0]).shape == (0, len(columns))
 
 
-def test_without_match_features_there_are_the_candidates_own_ids_alone(tmp_path: Path) -> None:
+def test_without_counted_features_there_are_the_candidates_own_ids_alone(tmp_path: Path) -> None:
     dataset = tiny_dataset(tmp_path)
     data = encode_dataset(
         dataset,
-        build_features(dataset, VocabularyConfig(), MatchConfig(levels=())),
+        build_features(dataset, VocabularyConfig(), StatisticsConfig(match=(), popularity=())),
         limits=LIMITS,
         find_snapshot=lambda user, at_ms: None,
     )
     assert data.candidate_ids.shape == (len(data.item), 1)
-    assert data.match_ids_of(0, data.item[:3]).shape == (3, 0)
+    assert data.counted_ids_of(0, data.item[:3]).shape == (3, 0)
+
+
+def test_without_a_count_of_everyone_nothing_is_popular(tmp_path: Path) -> None:
+    dataset = tiny_dataset(tmp_path)
+    data = encode_dataset(
+        dataset,
+        build_features(dataset, VocabularyConfig(), StatisticsConfig(match=())),
+        limits=LIMITS,
+        find_snapshot=lambda user, at_ms: None,
+    )
+    for column, feature in counted_columns(data, Side.POPULARITY):
+        assert set(data.candidate_ids[:, column].tolist()) == ids_of(feature, [])
+    assert data.counted_ids_of(3, np.array([1, 0])).tolist() == [nothing_counted_ids(data.features)] * 2
 
 
 # What a model sees of the data
@@ -204,13 +264,13 @@ def columns_of(features: Sequence[FeatureSpec], *sides: Side) -> list[str]:
 
 def test_data_restricted_to_some_features_have_those_columns_alone(both: tuple[Dataset, EncodedData]) -> None:
     _, data = both
-    match = [f.name for f in data.features if f.side is Side.MATCH]
-    left_out = ("years", "hour_of_day", "position", match[0], match[-1], "item_id")
+    counted = [f.name for f in data.features if f.side in COUNTED_SIDES]
+    left_out = ("years", "hour_of_day", "position", counted[0], counted[5], counted[-1], "item_id")
     less = data.restricted_to(chosen(data, *left_out))
     assert less.features == chosen(data, *left_out)
     for name, sides in (
         ("user_ids", (Side.USER, Side.CONTEXT)),
-        ("candidate_ids", (Side.CANDIDATE, Side.MATCH)),
+        ("candidate_ids", (Side.CANDIDATE, *COUNTED_SIDES)),
         ("item_ids", (Side.ITEM,)),
     ):
         before, after = columns_of(data.features, *sides), columns_of(less.features, *sides)
@@ -219,10 +279,10 @@ def test_data_restricted_to_some_features_have_those_columns_alone(both: tuple[D
             whole = getattr(data, name)[:, before.index(feature)]
             assert getattr(less, name)[:, column].tolist() == whole.tolist(), feature
         assert getattr(less, name).shape[1] == len(after)
-    kept = [column for column, name in enumerate(match) if name not in left_out]
-    rows = data.rows_of(np.array([40]))
-    whole = data.match_ids_of(40, data.item[rows])
-    assert less.match_ids_of(40, data.item[rows]).tolist() == whole[:, kept].tolist()
+    kept = [column for column, name in enumerate(counted) if name not in left_out]
+    items = np.array([3, 0, 29])
+    whole = data.counted_ids_of(40, items)
+    assert less.counted_ids_of(40, items).tolist() == whole[:, kept].tolist()
     for name in ("item", "labels", "row_request", "domain", "visit_at_ms", "exposure"):
         assert getattr(less, name) is getattr(data, name)
 
@@ -288,9 +348,17 @@ def test_visits_of_some_domains_keep_their_histories(both: tuple[Dataset, Encode
                 here = getattr(part, column)[part.starts[visit] : part.starts[visit + 1]]
                 there = getattr(old, column)[old.starts[whole] : old.starts[whole + 1]]
                 assert here.tolist() == there.tolist()
-        items = np.array([1, 0, 17])
-        assert some.match_ids_of(visit, items).tolist() == data.match_ids_of(whole, items).tolist()
     assert 0 < len(some.visit_user) < len(data.visit_user)
+
+
+def test_requests_of_some_domains_keep_what_was_counted(both: tuple[Dataset, EncodedData]) -> None:
+    _, data = both
+    some = data.of_domains(("search",))
+    items = np.array([1, 0, 17])
+    for request in range(0, len(some.domain), 5):
+        row = int(some.exposure[np.flatnonzero(some.row_request == request)[0]])
+        whole = data.counted_ids_of(int(data.row_request[row]), items)
+        assert some.counted_ids_of(request, items).tolist() == whole.tolist()
 
 
 def test_domains_without_requests_leave_nothing(both: tuple[Dataset, EncodedData]) -> None:
@@ -306,7 +374,7 @@ def test_behaviors_at_the_very_time_of_a_visit_are_not_seen(tmp_path: Path) -> N
     dataset = Dataset(tmp_path / "out")
     data = encode_dataset(
         dataset,
-        build_features(dataset, VocabularyConfig(min_count=1), MatchConfig()),
+        build_features(dataset, VocabularyConfig(min_count=1), StatisticsConfig()),
         limits=HistoryLimits(),
         find_snapshot=lambda user, at_ms: None,
     )
@@ -316,7 +384,7 @@ def test_behaviors_at_the_very_time_of_a_visit_are_not_seen(tmp_path: Path) -> N
         [items[row - 1] for row in recents.item[a:b]]
         for a, b in zip(recents.starts[:-1], recents.starts[1:], strict=True)
     ]
-    any_count = next(column for column, f in match_columns(data) if f.name == "match_any_count")
+    any_count = next(c for c, f in counted_columns(data, Side.MATCH) if f.name == "match_any_count")
     counted = data.candidate_ids[data.row_starts[:-1], any_count] - 1  # an id a count, up to 7
     assert counted.tolist() == [len(of_visit) for of_visit in seen]
     assert seen == [["jar"], ["jar", "cup"], ["jar"], ["jar"]]
@@ -329,7 +397,7 @@ def test_without_behaviors_every_history_is_empty(tmp_path: Path) -> None:
     dataset = Dataset(tmp_path / "out")
     data = encode_dataset(
         dataset,
-        build_features(dataset, VocabularyConfig(min_count=1), MatchConfig()),
+        build_features(dataset, VocabularyConfig(min_count=1), StatisticsConfig()),
         limits=HistoryLimits(),
         find_snapshot=lambda user, at_ms: None,
     )
@@ -361,7 +429,7 @@ def test_progress_counts_every_visit(tmp_path: Path) -> None:
     dataset, told = tiny_dataset(tmp_path), []
     data = encode_dataset(
         dataset,
-        build_features(dataset, VocabularyConfig(), MatchConfig()),
+        build_features(dataset, VocabularyConfig(), StatisticsConfig()),
         limits=LIMITS,
         find_snapshot=lambda user, at_ms: None,
         progress=told.append,

@@ -18,10 +18,10 @@ from service.contract.features import (
     Side,
 )
 from service.contract.history import I64
-from service.contract.match import level_of
+from service.contract.statistics import level_of
 from tests.support.synthetic_dataset import tiny_dataset
 from tests.unit.training.data.small_tables import small_tables, with_table
-from training.config import MatchConfig, VocabularyConfig
+from training.config import StatisticsConfig, VocabularyConfig
 from training.data.canonical import write_dataset
 from training.data.dataset import Dataset
 from training.data.raw import RawTables
@@ -35,19 +35,22 @@ def features(
     *,
     min_count: int = 1,
     buckets_count: int = 2,
-    levels: tuple[str, ...] | None = (),
+    match: tuple[str, ...] | None = (),
+    popularity: tuple[str, ...] | None = (),
 ) -> dict[str, FeatureSpec]:
     write_dataset(raw or small_tables(), tmp_path / "out")
     config = VocabularyConfig(min_count=min_count, buckets_count=buckets_count)
-    found = build_features(Dataset(tmp_path / "out"), config, MatchConfig(levels=levels))
+    found = build_features(
+        Dataset(tmp_path / "out"), config, StatisticsConfig(match=match, popularity=popularity)
+    )
     by_name = {spec.name: spec for spec in found}
     assert len(by_name) == len(found)
     return by_name
 
 
-def match_levels(found: dict[str, FeatureSpec]) -> list[str]:
-    """Return the levels that there are match features of, in their order."""
-    return list(dict.fromkeys(level_of(spec) for spec in found.values() if spec.side is Side.MATCH))
+def levels_of(side: Side, found: dict[str, FeatureSpec]) -> list[str]:
+    """Return the levels that there are features of on a side of what is counted, in their order."""
+    return list(dict.fromkeys(level_of(spec) for spec in found.values() if spec.side is side))
 
 
 def values(spec: FeatureSpec) -> tuple[str, ...]:
@@ -66,34 +69,60 @@ def test_features_stand_by_side_with_the_time_features_last_of_the_context(tmp_p
     assert [found[name].side for name in TIME_FEATURES] == [Side.CONTEXT, Side.CONTEXT]
 
 
-def test_match_features_stand_between_those_of_the_candidate_and_of_the_item(tmp_path: Path) -> None:
-    sides = [spec.side for spec in features(tmp_path, levels=None).values()]
-    order = [Side.USER, Side.CONTEXT, Side.CANDIDATE, Side.MATCH, Side.ITEM]
+def test_what_is_counted_stands_between_features_of_the_candidate_and_of_the_item(tmp_path: Path) -> None:
+    sides = [spec.side for spec in features(tmp_path, match=None, popularity=None).values()]
+    order = [Side.USER, Side.CONTEXT, Side.CANDIDATE, Side.MATCH, Side.POPULARITY, Side.ITEM]
     assert list(dict.fromkeys(sides)) == order and sides == sorted(sides, key=order.index)
 
 
-def test_levels_are_any_and_every_categorical_feature_of_items_unless_some_are_named(tmp_path: Path) -> None:
-    assert match_levels(features(tmp_path / "all", levels=None)) == ["any", "item_id"]  # price is a number
-    tiny = build_features(tiny_dataset(tmp_path), VocabularyConfig(), MatchConfig())
-    assert match_levels({spec.name: spec for spec in tiny}) == ["any", "item_id", "category"]
-    assert match_levels(features(tmp_path / "one", levels=("item_id",))) == ["item_id"]
-    assert match_levels(features(tmp_path / "turned", levels=("item_id", "any"))) == ["item_id", "any"]
-    assert match_levels(features(tmp_path / "none", levels=())) == []
+def test_match_levels_are_any_and_categorical_features_of_items_unless_some_are_named(tmp_path: Path) -> None:
+    def levels(name: str, match: tuple[str, ...] | None) -> list[str]:
+        return levels_of(Side.MATCH, features(tmp_path / name, match=match))
+
+    assert levels("all", None) == ["any", "item_id"]  # price is a number
+    tiny = build_features(tiny_dataset(tmp_path), VocabularyConfig(), StatisticsConfig())
+    assert levels_of(Side.MATCH, {spec.name: spec for spec in tiny}) == ["any", "item_id", "category"]
+    assert levels("one", ("item_id",)) == ["item_id"]
+    assert levels("turned", ("item_id", "any")) == ["item_id", "any"]
+    assert levels("none", ()) == []
+
+
+def test_popularity_levels_are_the_item_and_it_in_categorical_features_of_the_context(tmp_path: Path) -> None:
+    def levels(name: str, popularity: tuple[str, ...] | None) -> list[str]:
+        return levels_of(Side.POPULARITY, features(tmp_path / name, popularity=popularity))
+
+    assert levels("all", None) == ["item_id", "device"]  # and not the time features, which nobody recorded
+    assert levels("one", ("device",)) == ["device"]
+    assert levels("none", ()) == []
 
 
 @pytest.mark.parametrize("level", ["price", "brand", "country", ""])
 def test_a_level_that_is_no_categorical_feature_of_items_is_refused(tmp_path: Path, level: str) -> None:
-    message = rf"match\.levels: there is no level '{level}'; there are any, item_id"
+    message = rf"statistics\.match: there is no level '{level}'; there are any, item_id"
     with pytest.raises(ConfigError, match=message):
-        features(tmp_path, levels=("any", level))
+        features(tmp_path, match=("any", level))
 
 
-def test_match_features_are_the_same_whatever_the_vocabulary(tmp_path: Path) -> None:
+@pytest.mark.parametrize("level", ["any", "position", "country", "hour_of_day"])
+def test_a_level_that_is_no_categorical_feature_of_the_context_is_refused(tmp_path: Path, level: str) -> None:
+    message = rf"statistics\.popularity: there is no level '{level}'; there are item_id, device"
+    with pytest.raises(ConfigError, match=message):
+        features(tmp_path, popularity=("device", level))
+
+
+@pytest.mark.parametrize("side", ["match", "popularity"])
+def test_a_level_that_stands_twice_is_refused(tmp_path: Path, side: str) -> None:
+    with pytest.raises(ConfigError, match=rf"statistics\.{side}: 'item_id' occurs twice"):
+        features(tmp_path, **{side: ("item_id", "item_id")})
+
+
+def test_features_of_what_is_counted_are_the_same_whatever_the_vocabulary(tmp_path: Path) -> None:
     few, many = (
-        features(tmp_path / str(count), min_count=count, buckets_count=count, levels=None) for count in (2, 6)
+        features(tmp_path / str(count), min_count=count, buckets_count=count, match=None, popularity=None)
+        for count in (2, 6)
     )
-    match = [name for name, spec in few.items() if spec.side is Side.MATCH]
-    assert [few[name] for name in match] == [many[name] for name in match]
+    counted = [name for name, spec in few.items() if spec.side in (Side.MATCH, Side.POPULARITY)]
+    assert [few[name] for name in counted] == [many[name] for name in counted]
     assert few["item_id"] != many["item_id"]
 
 
@@ -144,7 +173,7 @@ def test_equal_counts_go_by_value(tmp_path: Path) -> None:
 def test_numbers_are_cut_into_buckets_of_as_many_distinct_values(tmp_path: Path, buckets_count: int) -> None:
     dataset = tiny_dataset(tmp_path)
     config = VocabularyConfig(min_count=1, buckets_count=buckets_count)
-    price = {spec.name: spec for spec in build_features(dataset, config, MatchConfig())}["price"]
+    price = {spec.name: spec for spec in build_features(dataset, config, StatisticsConfig())}["price"]
     assert len(boundaries(price)) == buckets_count - 1
     ids = FeatureEncoder(price).encode_many([1.0 + i for i in range(29)])  # every price once
     counts = np.bincount(ids, minlength=buckets_count + 1)
@@ -168,7 +197,8 @@ def test_numbers_that_are_all_unknown_have_one_bucket(tmp_path: Path) -> None:
 def test_equals_a_count_by_loops(tmp_path: Path) -> None:
     dataset = tiny_dataset(tmp_path)
     found = {
-        spec.name: spec for spec in build_features(dataset, VocabularyConfig(min_count=100), MatchConfig())
+        spec.name: spec
+        for spec in build_features(dataset, VocabularyConfig(min_count=100), StatisticsConfig())
     }
     category = dict(dataset.items.select("item_id", "category").iter_rows())
     country = dict(dataset.users.select("user_id", "country").iter_rows())

@@ -16,6 +16,7 @@ from service.contract.manifest import TaskSpec
 from tests.suites.models.built import SMALL, feeds_of, furthest, item_tables
 from tests.support.synthetic_encoded import tiny_encoded
 from training.config import ModelConfig
+from training.data.encoded import COUNTED_SIDES
 from training.export.onnx_file import OPSET, write_onnx
 from training.export.parity import LOGIT_DIFFERENCE_LIMIT, draw_cases, reference_logits
 from training.export.served_scorer import INPUT_NAMES, ServedScorer
@@ -24,7 +25,7 @@ from training.model import CtrModel
 
 def test_one_domain_one_task_and_no_candidate_features(tmp_path: Path) -> None:
     data = tiny_encoded(tmp_path)[1]
-    unread = (Side.CANDIDATE, Side.MATCH)
+    unread = (Side.CANDIDATE, *COUNTED_SIDES)
     data = data.restricted_to(tuple(f for f in data.features if f.side not in unread))
     data = replace(
         data,

@@ -18,10 +18,11 @@ from service.contract.history import (
 from tests.support.synthetic_dataset import DOMAINS, item_id
 from tests.support.synthetic_encoded import tiny_encoded, tiny_snapshots
 from training.data.dataset import Dataset
-from training.data.encoded import EncodedData
+from training.data.encoded import EncodedData, behaviors_by_user, history_of, item_rows
+from training.data.popularity import PopularityCounts, popularity_levels
 from training.export.raw_requests import Case, RawRequests
 
-LIMITS = HistoryLimits(singletons_max=5, recents_max=7)
+LIMITS = HistoryLimits(singletons_max=5, recents_max=7, behaviors_max=20)
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,13 @@ def raw_requests(dataset: Dataset, data: EncodedData) -> tuple[RawRequests, np.n
     ids = np.concatenate([[0], 500 + np.random.default_rng(0).permutation(len(dataset.items))])
     row_of = np.zeros(int(ids.max()) + 1, np.int64)
     row_of[ids] = np.arange(len(ids))
+    levels = popularity_levels(dataset)
     bench = SimpleNamespace(
-        dataset=dataset, catalogue_ids=ids.astype(np.uint32), snapshots=tiny_snapshots(dataset)
+        dataset=dataset,
+        catalogue_ids=ids.astype(np.uint32),
+        snapshots=tiny_snapshots(dataset),
+        popularity_levels=levels,
+        popularity_counts=PopularityCounts(dataset, levels, item_rows(dataset, dataset.behaviors["item_id"])),
     )
     return RawRequests(bench, data), row_of  # type: ignore[arg-type]
 
@@ -44,6 +50,7 @@ def raw_requests(dataset: Dataset, data: EncodedData) -> tuple[RawRequests, np.n
 def test_histories_come_back_from_bytes_as_training_read_them(both: tuple[Dataset, EncodedData]) -> None:
     dataset, data = both
     raw, row_of = raw_requests(dataset, data)
+    snapshots, behaviors = tiny_snapshots(dataset), behaviors_by_user(dataset)
     with_snapshot = 0
     for request in range(0, len(data.domain), 3):
         made = raw.request_of(Case(request, np.flatnonzero(data.row_request == request)))
@@ -53,12 +60,12 @@ def test_histories_come_back_from_bytes_as_training_read_them(both: tuple[Datase
         recent = Behaviors(*(x[shuffled] for x in (recent.at_ms, recent.item, recent.strength)))
         history = build_history(snapshot, recent, at_ms=made.at_ms, limits=LIMITS)
         visit = int(data.request_visit[request])
-        clusters, recents = (
+        clusters, recents, raw_behaviors = (
             {
                 n: getattr(p, n)[p.starts[visit] : p.starts[visit + 1]]
                 for n in ("item", "age", "strength", "size")
             }
-            for p in (data.parts["clusters"], data.parts["recents"])
+            for p in (data.parts[name] for name in ("clusters", "recents", "behaviors"))
         )
         assert row_of[history.item].tolist() == clusters["item"].tolist()
         assert history.size.tolist() == clusters["size"].tolist()
@@ -66,8 +73,32 @@ def test_histories_come_back_from_bytes_as_training_read_them(both: tuple[Datase
         assert history.strength.tolist() == clusters["strength"].tolist()
         assert row_of[history.recent_item].tolist() == recents["item"].tolist()
         assert history.recent_age.tolist() == recents["age"].tolist()
+        assert row_of[history.behavior_item].tolist() == raw_behaviors["item"].tolist()
+        assert history.behavior_age.tolist() == raw_behaviors["age"].tolist()
+        assert history.behavior_strength.tolist() == raw_behaviors["strength"].tolist()
+        counted = history_of(
+            behaviors.get(made.user_id, Behaviors.empty()),
+            snapshots.newest_before(made.user_id, made.at_ms),
+            at_ms=made.at_ms,
+            limits=LIMITS,
+        ).counted
+        assert row_of[history.counted.item].tolist() == counted.item.tolist()
+        assert history.counted.count.tolist() == counted.count.tolist()
+        assert history.counted.age_s.tolist() == counted.age_s.tolist()
         with_snapshot += snapshot is not None
     assert with_snapshot > 20
+
+
+def test_rows_of_data_of_one_domain_are_found_among_all_exposures(both: tuple[Dataset, EncodedData]) -> None:
+    dataset, data = both
+    some = data.of_domains(("search",))
+    raw, whole = raw_requests(dataset, some)[0], raw_requests(dataset, data)[0]
+    for request in range(0, len(some.domain), 11):
+        rows = np.flatnonzero(some.row_request == request)
+        exposed = some.exposure[rows]
+        same = whole.request_of(Case(int(data.row_request[exposed[0]]), exposed))
+        assert raw.request_of(Case(request, rows)) == same
+        assert same.domain == "search"
 
 
 def test_a_request_has_its_users_values_and_those_of_its_candidates(

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from service.contract.features import Side
 from service.contract.manifest import TaskSpec
+from service.contract.match import match_keys
 from tests.suites.models.built import SMALL, TASKS, Choice, build, feeds_of, item_tables, tensors
 from tests.support.synthetic_encoded import tiny_encoded
 from training.data.encoded import EncodedData
@@ -17,6 +19,7 @@ from training.export.served_scorer import ServedScorer
 INTERESTS = tuple({"name": name, **SMALL[name]} for name in ("twin_v2", "short_term"))
 STAR = Choice({"name": "star", **SMALL["star"]}, INTERESTS, 2)
 PEPNET = Choice({"name": "pepnet", **SMALL["pepnet"]}, INTERESTS, 1)
+ITEM_FEATURES = ("item_id", "category", "price")
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,20 @@ def test_item_tables_have_a_row_per_item_whatever_the_chunks(
         table = getattr(whole, name)
         np.testing.assert_allclose(getattr(pieces, name), table, atol=1e-6)
         assert table.dtype == np.float32 and table.flags.c_contiguous
+    expected = match_keys(("any", "item_id", "category"), data.item_ids, ITEM_FEATURES)
+    assert whole.match_keys.tolist() == pieces.match_keys.tolist() == expected.tolist()
+    assert len(np.unique(expected[:, 1])) == rows and len(np.unique(expected[:, 2])) == 6
+
+
+def test_keys_are_of_the_levels_that_a_model_reads(data: EncodedData) -> None:
+    less = data.restricted_to(tuple(f for f in data.features if not f.name.startswith("match_any")))
+    model = build(STAR, less)
+    keys = ServedScorer(model, TASKS, 3).item_tables(model, less.features).match_keys
+    assert keys.tolist() == match_keys(("item_id", "category"), data.item_ids, ITEM_FEATURES).tolist()
+    none = data.restricted_to(tuple(f for f in data.features if f.side is not Side.MATCH))
+    model = build(STAR, none)
+    keys = ServedScorer(model, TASKS, 3).item_tables(model, none.features).match_keys
+    assert keys.shape == (len(data.item_ids), 0)
 
 
 def test_a_backbone_without_columns_by_domain_has_a_table_of_no_width(data: EncodedData) -> None:

@@ -15,7 +15,7 @@ from training.modules.split import RowLayout
 
 TASKS = (TaskSpec(name="click"), TaskSpec(name="multi", given="click"))
 DOMAINS_COUNT, ITEMS_COUNT, VALUES_COUNT = 3, 20, 6
-BEHAVIORS = {"name": "twin", "heads": 2, "head_width": 4, "part": "behaviors"}
+BEHAVIORS = {"name": "din", "hidden": [4], "last": 80, "part": "behaviors"}
 
 
 @pytest.fixture(scope="module")
