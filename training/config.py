@@ -70,6 +70,9 @@ class ModelConfig(_Frozen):
     losses: dict[str, PluginConfig] = Field(
         default_factory=dict, description="per task; `default` for the others; BCE where there is none"
     )
+    calibration: PluginConfig | None = Field(
+        default=None, description="post-hoc map of logits, fitted on the validation weeks; none by default"
+    )
     embedding_width: int = Field(default=16, ge=1)
     counted_embedding_width: int = Field(
         default=4, ge=1, description="of each feature that is counted: match statistics and popularity"
@@ -200,6 +203,8 @@ def check_plugins(config: PipelineConfig) -> None:
         ]
         chosen += [(f"{place}.losses.{task}", "training.losses", one) for task, one in model.losses.items()]
         chosen.append((f"{place}.fit.optimizer", "training.optim", model.fit.optimizer))
+        if model.calibration is not None:
+            chosen.append((f"{place}.calibration", "training.calibration", model.calibration))
     wrong = [line for key, package, plugin in chosen for line in _wrong(key, package, plugin)]
     if wrong:
         raise ConfigError("the configuration asks for what there is not:\n" + "\n".join(wrong))

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from service.contract.features import Side
 from service.contract.history import AGE_BUCKETS, F32, I64, STRENGTH_BUCKETS
 from service.contract.manifest import TaskSpec
+from training.calibration import CalibrationRows
 from training.config import FitConfig, ModelConfig
 from training.data.batch import Batch
 from training.data.batches import BatchBuilder
 from training.data.encoded import EncodedData, ranges
+from training.errors import StageError
 from training.losses import Loss, build_loss
 from training.losses.jrc import mixed_context_share
 from training.metrics.natural import log_loss, natural_weights
 from training.model import CtrModel, parameters_by_kind
-from training.modules.split import fold_logit_columns
 from training.optim import AUXILIARY, build_optimizer
 from training.progress import Progress
 
@@ -99,7 +100,13 @@ def fit(
     """Fit a model and leave it with the parameters of the epoch best on validation.
 
     Best is the least natural log-loss of the first task; where there are no validation visits, the last epoch.
+    A model with a calibration is then calibrated on the validation visits.
+
+    Raises:
+        StageError: the model has a calibration, and there are no validation visits.
     """
+    if model.calibration is not None and len(validation_visits) == 0:
+        raise StageError("calibration: there are no validation visits to fit it on")
     rng = np.random.default_rng(config.seed)
     kinds = parameters_by_kind(model)
     optimizer = build_optimizer(
@@ -158,6 +165,7 @@ def fit(
                 best = copy.deepcopy(model.state_dict())
     model.load_state_dict(best)
     _fill_unseen_buckets(model, data, train_visits)
+    _calibrate(model, data, validation_visits, losses.tasks)
     model.eval()
     return report
 
@@ -180,15 +188,39 @@ def _fill_unseen_buckets(model: CtrModel, data: EncodedData, visits: I64) -> Non
             )
 
 
+def _calibrate(model: CtrModel, data: EncodedData, visits: I64, tasks: Sequence[TaskSpec]) -> None:
+    """Fit the model's calibration, each task's on the rows that its logit speaks of, at natural weights."""
+    if model.calibration is None:
+        return
+    rows = data.rows_of(visits)
+    labels = data.labels[rows]
+    weights = natural_weights(labels[:, 0], data.keep_probability[rows])
+    logits = predict(model, data, visits).astype(np.float64)
+    names = [task.name for task in tasks]
+    for i, task in enumerate(tasks):
+        known = ~np.isnan(labels[:, i])
+        if task.given is not None:
+            known &= labels[:, names.index(task.given)] == 1
+        model.calibration.fit(
+            i,
+            CalibrationRows(
+                logits[known, i],
+                labels[known, i].astype(np.float64),
+                weights[known],
+                data.domain[data.row_request[rows[known]]],
+            ),
+        )
+
+
 def predict(
     model: CtrModel, data: EncodedData, visits: I64, *, advance: Callable[[int], None] = lambda _: None
 ) -> F32:
-    """Return natural-rate logits (B, T) of the rows of some visits, in order."""
+    """Return natural-rate logits (B, T) of the rows of some visits, in order; calibrated where the model is."""
     model.eval()
     out: list[F32] = []
     with torch.inference_mode():
         for batch in batches_in_order(data, visits):
-            out.append(fold_logit_columns(model(batch)).numpy())
+            out.append(model.natural_logits(batch).numpy())
             advance(len(batch.item))
     return np.concatenate(out) if out else np.zeros((0, data.labels.shape[1]), np.float32)
 

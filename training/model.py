@@ -11,10 +11,11 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from service.contract.features import FeatureSpec, Side
+from training.calibration import build_calibration
 from training.config import ModelConfig
 from training.data.batch import Batch
 from training.modules.embeddings import FeatureEmbeddings
-from training.modules.split import BackboneWidths, HistoryPart, ItemLayout
+from training.modules.split import BackboneWidths, HistoryPart, ItemLayout, fold_logit_columns
 from training.plugins import load_plugin
 
 
@@ -64,6 +65,11 @@ class CtrModel(nn.Module):
         self.backbone = backbone.build(
             backbone.Options.model_validate(config.backbone.options), widths=widths
         )
+        self.calibration = None
+        if (chosen := config.calibration) is not None:
+            self.calibration = build_calibration(
+                chosen.name, chosen.options, domains_count=domains_count, tasks_count=tasks_count
+            )
 
     @staticmethod
     def _embeddings(
@@ -96,6 +102,14 @@ class CtrModel(nn.Module):
         interest = torch.cat(interests, dim=-1) if interests else item[:, :0]
         candidate = self.candidate(batch.candidate_ids)
         out: Tensor = self.backbone(user, item, candidate, interest, batch.domain[batch.request])
+        return out
+
+    def natural_logits(self, batch: Batch) -> Tensor:
+        """Return what is served: one natural-rate logit a task, (B, T), calibrated where the model is."""
+        logit = fold_logit_columns(self(batch))
+        if self.calibration is None:
+            return logit
+        out: Tensor = self.calibration(logit, batch.domain[batch.request])
         return out
 
     def auxiliary_loss(self, batch: Batch) -> Tensor | None:

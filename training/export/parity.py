@@ -16,7 +16,6 @@ from training.data.encoded import EncodedData
 from training.export.raw_requests import Case
 from training.fit import batch_builder
 from training.model import CtrModel
-from training.modules.split import fold_logit_columns
 
 LOGIT_DIFFERENCE_LIMIT: Final = 1e-4
 CANDIDATES_COUNTS: Final = (1, 7, 100)
@@ -56,7 +55,5 @@ def draw_cases(data: EncodedData, *, rows_min: int, rng: np.random.Generator) ->
 def reference_logits(model: CtrModel, data: EncodedData, case: Case) -> F32:
     """Return the training graph's natural-rate logits (N, T)."""
     with torch.inference_mode():
-        logits: F32 = fold_logit_columns(
-            model(batch_builder(data).one_request(case.request, case.rows))
-        ).numpy()
+        logits: F32 = model.natural_logits(batch_builder(data).one_request(case.request, case.rows)).numpy()
         return logits

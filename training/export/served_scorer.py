@@ -69,6 +69,7 @@ class ServedScorer(nn.Module):
         )
         self.reads = dict(model.reads)
         self.backbone = _served_backbone(model.backbone)
+        self.calibration = model.calibration
         task_names = [task.name for task in tasks]
         self.given = [task_names.index(task.given) if task.given else None for task in tasks]
         probe = torch.zeros(1, model.item.width)
@@ -138,6 +139,8 @@ class ServedScorer(nn.Module):
             torch.cat(interests, dim=-1) if interests else item_shared[:, :0],
             domain,
         )
+        if self.calibration is not None:
+            logit = self.calibration(logit, domain)
         # Not Sigmoid: ONNX Runtime's is exact to 2^-24 only, so that small probabilities lose their digits, and
         # those of logits below -17 are 0.
         alone = 1.0 / (1.0 + torch.exp(-logit))

@@ -22,7 +22,7 @@ from service.contract.manifest import TaskSpec
 from training.data.batch import Batch, PartIds
 from training.export.onnx_file import OPSET
 from training.model import CtrModel
-from training.modules.split import RowLayout, fold_logit_columns
+from training.modules.split import RowLayout
 
 ITEM: Final = "item"  # (N,) item rows
 CANDIDATE_IDS: Final = "candidate_ids"  # (N, FP)
@@ -93,7 +93,7 @@ class TrainingGraph(nn.Module):
             labels=nothing,
             offset=nothing,
         )
-        alone = torch.sigmoid(fold_logit_columns(self.model(batch)))
+        alone = torch.sigmoid(self.model.natural_logits(batch))
         columns: list[Tensor] = []
         for task, given in enumerate(self.given):
             column = alone[:, task : task + 1]

@@ -33,7 +33,6 @@ from training.export.raw_requests import Case, RawRequests
 from training.export.served_graph import ServedGraph
 from training.fit import batch_builder, probabilities
 from training.model import CtrModel
-from training.modules.split import fold_logit_columns
 from training.progress import Progress
 from training.stages.evaluate import METRICS_FILE
 from training.stages.export import GRAPH_FILE
@@ -137,7 +136,7 @@ def _every_item(
         rows: I64 = np.arange(start, min(start + ITEMS_AT_ONCE, len(item_ids)))
         batch = batch_builder(data).one_request(case.request, np.repeat(case.rows[:1], len(rows)), items=rows)
         with torch.inference_mode():
-            logits = fold_logit_columns(trained(batch))
+            logits = trained.natural_logits(batch)
         candidates = tuple(GoldenCandidate(item_id=item_ids[row], context=context) for row in rows)
         popularity = raw.popularity_of(request.at_ms, rows)
         asked = request.model_copy(update={"candidates": candidates, "popularity": popularity})
@@ -188,7 +187,7 @@ def _cold_start(
         parts=dict.fromkeys(batch.parts, empty),
     )
     with torch.inference_mode():
-        return cold, fold_logit_columns(trained(batch)).numpy()
+        return cold, trained.natural_logits(batch).numpy()
 
 
 def _with_probability(request: GoldenRequest, logits: F32, bench: Workbench) -> GoldenRequest:

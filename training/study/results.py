@@ -34,6 +34,7 @@ _PACKAGES: Final = {
     "interests": "training.interest",
     "losses": "training.losses",
     "optimizer": "training.optim",
+    "calibration": "training.calibration",
 }
 
 

@@ -15,6 +15,7 @@ from tests.unit.training.checkerboard import BUY, CANDIDATES_COUNT, CLICK, check
 from training.config import ModelConfig
 from training.data.batch import Batch
 from training.data.encoded import EncodedData
+from training.errors import StageError
 from training.fit import (
     FitReport,
     TaskLosses,
@@ -296,3 +297,40 @@ def test_validation_is_the_natural_log_loss() -> None:
     expected = -(weights * np.log(np.where(labels == 1, p, 1 - p))).sum() / weights.sum()
     assert report.epochs[0].validation_log_loss == pytest.approx(expected, rel=1e-4)
     assert log_loss(labels, p, weights) == pytest.approx(expected)
+
+
+# Calibration
+
+
+@pytest.mark.parametrize("name", ["platt", "isotonic"])
+def test_calibrates_each_task_on_the_validation_rows_that_its_logit_speaks_of(name: str) -> None:
+    """All validation rows are one item shown to one user: the mean of a task's rows is then its probability.
+
+    Training labels are those of the checkerboard; validation's are a coin of 1 in 3 for the click, and of those
+    one in two for the buy; a negative stands for ten.
+    """
+    data = checkerboard(keep_probability=0.1, visits_per_user=40)
+    rows = data.rows_of(data.visits_of("validation"))
+    labels, item, user_ids = data.labels.copy(), data.item.copy(), data.user_ids.copy()
+    labels[rows, 0] = np.tile([1, 0, 0], len(rows) // 3)
+    labels[rows, 1] = np.tile([1, 0, 0, 0, 0, 0], len(rows) // 6)
+    item[rows] = 0
+    user_ids[data.row_request[rows]] = 0
+    data = replace(data, labels=labels, item=item, user_ids=user_ids)
+    calibration = {"name": name, "positives_min": 5}
+    config = small_model(fit={"epochs": 1}, calibration=calibration)
+    model, _ = fitted(data, config)
+    plain, _ = fitted(data, small_model(fit={"epochs": 1}))
+    assert model.calibration is not None
+    for key, value in plain.state_dict().items():
+        assert torch.equal(value, model.state_dict()[key])  # calibrating moves nothing that was learned
+    p = probabilities(predict(model, data, data.visits_of("validation")), (CLICK, BUY))
+    # A domain sees rows of its own, but with one item and one user all rows of a domain have one logit.
+    np.testing.assert_allclose(p[:, 0].mean(), 1 / 21, rtol=0.02)
+    np.testing.assert_allclose(p[:, 1].mean(), 1 / 42, rtol=0.02)
+
+
+def test_a_calibration_without_validation_visits_is_refused() -> None:
+    config = small_model(fit={"epochs": 1}, calibration="platt")
+    with pytest.raises(StageError, match="no validation visits"):
+        fitted(checkerboard(), config, validation=NONE)

@@ -1,0 +1,71 @@
+"""Options of a model that change what its logits mean: what is sealed serves what was evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from service.contract.artefact import read_artefact
+from service.contract.golden import read_golden
+from tests.support.pipelines import changed, copied, run
+from training.config import PipelineConfig
+from training.fit import predict, probabilities
+from training.metrics.natural import natural_weights, pcoc
+from training.pipeline import PER_MODEL, Step
+from training.progress import Progress
+from training.stages.evaluate import METRICS_FILE
+from training.stages.train import load_model
+from training.workbench import Workbench
+
+MODEL = "pepnet"
+
+
+def sealed(finished: PipelineConfig, folder: Path, options: dict[str, Any]) -> Workbench:
+    """Train, evaluate, export and verify a model with some of its options changed."""
+    config = copied(finished, folder)
+    config = changed(config, {f"models.{MODEL}.{key}": value for key, value in options.items()})
+    run(config, *(Step(stage, MODEL) for stage in PER_MODEL))
+    return Workbench(config)
+
+
+def click_pcoc(bench: Workbench, split: str) -> float:
+    rows = orjson.loads((bench.done("evaluate", MODEL) / METRICS_FILE).read_bytes())
+    found = [
+        row["pcoc"]
+        for row in rows
+        if (row["split"], row["weighting"], row["domain"], row["task"]) == (split, "natural", "all", "click")
+    ]
+    assert len(found) == 1
+    return float(found[0])
+
+
+@pytest.mark.parametrize("name", ["platt", "isotonic"])
+@pytest.mark.parametrize("per_domain", [False, True])
+def test_a_calibrated_model_is_sealed_and_its_validation_total_is_right(
+    finished_pipeline: PipelineConfig, tmp_path: Path, name: str, per_domain: bool
+) -> None:
+    calibration = {"name": name, "per_domain": per_domain, "positives_min": 10}
+    bench = sealed(finished_pipeline, tmp_path, {"calibration": calibration})
+    config = bench.config.models[MODEL]
+    quiet = Progress(quiet=True)
+    data = bench.encoded_for(config, quiet)
+    trained = load_model(bench, MODEL, quiet)
+    visits = data.visits_of("validation")
+    p = probabilities(predict(trained, data, visits), bench.tasks)
+    labels = data.labels[data.rows_of(visits), 0]
+    weights = natural_weights(labels, data.keep_probability[data.rows_of(visits)])
+    found = pcoc(labels, p[:, 0], weights)
+    assert found is not None and found == pytest.approx(click_pcoc(bench, "validation"), rel=1e-5)
+    assert found == pytest.approx(1.0, abs=1e-3 if name == "platt" else 0.2)
+    trained.calibration = None
+    assert (
+        np.abs(predict(trained, data, visits) - predict(load_model(bench, MODEL, quiet), data, visits)).max()
+        > 0
+    )
+    manifest = read_artefact(bench.done("verify", MODEL) / "artefact")
+    assert manifest.parity.logit_difference_max <= manifest.parity.logit_difference_limit
+    assert len(read_golden(bench.done("verify", MODEL) / "artefact")) >= 25
