@@ -97,15 +97,25 @@ def _shrunk_rates(rows: pl.DataFrame, pseudo: float) -> F64:
     return probability
 
 
-def boosted_trees(dataset: Dataset, say: Say, *, threads: int, candidate_features: bool) -> F64:
+def boosted_trees(
+    dataset: Dataset,
+    say: Say,
+    *,
+    threads: int,
+    candidate_features: bool,
+    statistics: pl.DataFrame | None = None,
+) -> F64:
     """Return the natural-rate probability of each exposure by LightGBM, (B,).
 
     −ln keep_probability is in each row's `init_score`, which LightGBM adds in fitting and not in predicting.
     Fitting starts from the natural rate, which must be added again: from 0 the first trees would have to make
-    up seven units of logit where the loss is almost flat, and they diverge.
+    up seven units of logit where the loss is almost flat, and they diverge. `statistics` are further columns,
+    one row an exposure.
     """
     label = dataset.spec.tasks[0].name
     features, categorical = _features(dataset, candidate_features=candidate_features)
+    if statistics is not None:
+        features = features.hstack(statistics)
     names = features.columns
     table = features.to_numpy()
     say(f"lightgbm: {len(table)} rows, {len(names)} features: {', '.join(names)}")

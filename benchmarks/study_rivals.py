@@ -20,10 +20,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import orjson
+import polars as pl
 
 from benchmarks.rivals import boosted_trees, popularity
 from service.contract.files import write_atomically
 from training.data.dataset import Dataset
+from training.data.encoded import COUNTED_SIDES
+from training.progress import Progress
 from training.study.config import load_study
 from training.workbench import Workbench
 
@@ -34,6 +37,7 @@ LABELS: Final = {
     "popularity": "popularity",
     "lightgbm": "LightGBM on rich counts",
     "lightgbm_placement": "LightGBM, and the candidate's placement",
+    "lightgbm_statistics": "LightGBM, and all statistics that the models see",
 }
 
 
@@ -60,6 +64,14 @@ def write_rival(
     return True
 
 
+def counted_columns(bench: Workbench) -> pl.DataFrame:
+    """Return the match and popularity features of each exposure, as bucket numbers, which keep their order."""
+    data = bench.encoded(Progress(stage="statistics"))
+    names = [feature.name for side in COUNTED_SIDES for feature in data.features if feature.side is side]
+    columns = data.candidate_ids[:, data.candidate_ids.shape[1] - len(names) :]
+    return pl.DataFrame({name: columns[:, i].astype(np.float32) for i, name in enumerate(names)})
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
@@ -75,13 +87,20 @@ def main() -> None:
     def say(line: str) -> None:
         print(f"  {line}", file=sys.stderr, flush=True)
 
-    def trees(*, candidate_features: bool) -> F64:
-        return boosted_trees(dataset, say, threads=arguments.threads, candidate_features=candidate_features)
+    def trees(*, candidate_features: bool, statistics: bool = False) -> F64:
+        return boosted_trees(
+            dataset,
+            say,
+            threads=arguments.threads,
+            candidate_features=candidate_features,
+            statistics=counted_columns(bench) if statistics else None,
+        )
 
     makers: dict[str, tuple[str, Callable[[], F64]]] = {
         "popularity": ("benchmarks", lambda: popularity(dataset, say)),
         "lightgbm": ("lightgbm", lambda: trees(candidate_features=False)),
         "lightgbm_placement": ("lightgbm", lambda: trees(candidate_features=True)),
+        "lightgbm_statistics": ("lightgbm", lambda: trees(candidate_features=True, statistics=True)),
     }
     for name, (library, make) in makers.items():
         made = write_rival(folder, name, dataset, make, library=library, force=arguments.force)
