@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -46,7 +47,8 @@ class PopularityLevel:
     """The counted items, or pairs of item and context value, of one level.
 
     Axes:
-        keys: (P,) rising, catalogue id << 32 | position of the context value; position 0 at the level of the item.
+        keys: (P,) rising, catalogue id (below 2^31) << 32 | position of the context value; position 0 at the level of
+        the item.
         count: (P,); age_s, oldest_s: (P,) ages of the newest and the oldest behavior at the cut;
         fading: (P, half-lives) at the cut.
         values: texts of the context's values, rising; empty at the level of the item.
@@ -204,5 +206,5 @@ def decode_popularity(blob: bytes) -> Popularity:
                 for number, name in enumerate(arrays["levels"])
             }
             return Popularity(int(arrays["at_ms"][0]), levels)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, LookupError, EOFError, NotImplementedError, BadZipFile) as error:
         raise BlobError("the popularity table does not decode; publish again") from error

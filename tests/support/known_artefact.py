@@ -4,6 +4,8 @@
                  + effects of user_id, loyalty (user), store_id, hour_of_day (context), location (candidate)
                  + the sum over clusters of  size * (.05 * item's x + .001 * age + .002 * strength)
                  + the sum over recents of          .03 * item's y + .0005 * age + .0003 * strength
+                 + effects of how often the life cycle has the candidate, everyone had it, and had it in this store:
+                   none, once or twice, more often
     logit(multi) = .5 * logit(click) - 1, given click
 
 `KnownModel.probability` is the same in plain Python, from raw values, without the contract's encoders.
@@ -23,6 +25,7 @@ from service.contract import artefact, served_inputs
 from service.contract.catalogue import Catalogue, CatalogueRef, write_catalogue
 from service.contract.features import (
     HOUR_OF_DAY,
+    BucketEncoder,
     CategoricalEncoder,
     FeatureSpec,
     RawValue,
@@ -32,11 +35,22 @@ from service.contract.features import (
 from service.contract.golden import GoldenCandidate, GoldenRequest, write_golden
 from service.contract.history import Behaviors, Snapshot, encode_snapshot
 from service.contract.manifest import Manifest, Parity, TaskSpec
+from tests.support.slow_statistics import popularity_of
 
 AT_MS = 1_700_000_000_000
 """A Tuesday, 22:13:20 UTC: the requests of these tests are at this moment unless told."""
 
 HOUR_AT_MS = 22
+OFTEN = (1.0, 3.0)
+"""Where `once or twice` and `more often` begin."""
+
+POPULAR: Mapping[str, Mapping[str, int]] = {
+    "apple": {"7": 2, "8": 1},
+    "corn": {"8": 2},
+    "egg": {"7": 9},
+}
+"""How often everyone had each item, by store."""
+
 LINE = "main"
 CATALOGUE = "shop"
 
@@ -74,6 +88,9 @@ class KnownModel:
     store_effects: Mapping[str, float]
     location_effects: Mapping[str, float]
     hour_effect: float = 0.01  # times the hour
+    match_effect: float = 0.17  # these three: times 0, 1 or 2, by how often
+    popularity_effect: float = 0.08
+    store_popularity_effect: float = -0.06
     tasks: tuple[TaskSpec, ...] = (TaskSpec(name="click"), TaskSpec(name="multi", given="click"))
     features: tuple[FeatureSpec, ...] = field(init=False)
 
@@ -82,12 +99,19 @@ class KnownModel:
             return FeatureSpec(name=name, side=side, encoder=CategoricalEncoder(values=tuple(values)))
 
         hour = FeatureSpec(name=HOUR_OF_DAY, side=Side.CONTEXT, encoder=time_encoder(HOUR_OF_DAY))
+
+        def counted(name: str, side: Side) -> FeatureSpec:
+            return FeatureSpec(name=name, side=side, encoder=BucketEncoder(boundaries=OFTEN))
+
         features = (
             categorical("user_id", Side.USER, self.user_effects),
             categorical("loyalty", Side.USER, self.loyalty_effects),
             categorical("store_id", Side.CONTEXT, self.store_effects),
             hour,
             categorical("location", Side.CANDIDATE, self.location_effects),
+            counted("match_item_id_count", Side.MATCH),
+            counted("popularity_item_id_count", Side.POPULARITY),
+            counted("popularity_store_id_count", Side.POPULARITY),
         )
         object.__setattr__(self, "features", features)
 
@@ -103,8 +127,12 @@ class KnownModel:
         hour: int = HOUR_AT_MS,
         clusters: Sequence[Past] = (),
         recents: Sequence[Past] = (),
+        popular: Mapping[str, Mapping[str, int]] = POPULAR,
     ) -> tuple[float, float]:
-        """Return the right probabilities of click and multi for one candidate."""
+        """Return the right probabilities of click and multi for one candidate.
+
+        What the life cycle has of it are its clusters: those of the snapshots here are of one item each.
+        """
         features, context = features or {}, context or {}
         item = self.items.get(item_id, self.cold)
         logit = item.shared + item.by_domain[domain] + self.domain_effects[domain]
@@ -119,6 +147,12 @@ class KnownModel:
         for past in recents:
             y = self.items.get(past.item_id, self.cold).y
             logit += 0.03 * y + 0.0005 * past.age_bucket + 0.0003 * past.strength_bucket
+        if item_id in self.items:
+            had = sum(past.size for past in clusters if past.item_id == item_id)
+            logit += self.match_effect * _how_often(had)
+        everyones = popular.get(item_id, {})
+        logit += self.popularity_effect * _how_often(sum(everyones.values()))
+        logit += self.store_popularity_effect * _how_often(everyones.get(str(context.get("store_id")), 0))
         click = _sigmoid(logit)
         return click, click * _sigmoid(0.5 * logit - 1)
 
@@ -137,6 +171,7 @@ class KnownModel:
                 [[[row.by_domain[domain]] for row in rows] for domain in self.domain_effects], np.float32
             ),
             artefact.ITEM_EMBEDDING_FILE: np.array([[row.x, row.y] for row in rows], np.float32),
+            artefact.ITEM_MATCH_KEYS_FILE: np.arange(len(rows), dtype=np.int32)[:, None],
         }
         for name, table in tables.items():
             np.save(folder / name, table)
@@ -164,8 +199,8 @@ class KnownModel:
         requests = []
         for domain in self.domain_effects:
             right = [
-                self.probability(item_id, domain=domain, location="A"),
-                self.probability("not in any catalogue", domain=domain),
+                self.probability(item_id, domain=domain, location="A", popular={}),
+                self.probability("not in any catalogue", domain=domain, popular={}),
             ]
             requests.append(
                 GoldenRequest(
@@ -217,6 +252,20 @@ def publish_catalogue(registry: Path, catalogue: Catalogue) -> None:
     write_catalogue(artefact.catalogue_folder(registry, catalogue.name), catalogue)
 
 
+def publish_popularity(registry: Path, catalogue: Catalogue, snapshot_id: str, at_ms: int) -> str:
+    """Write the table of POPULAR, whose behaviors are all of an hour before a moment; returns its SHA-256."""
+    ages_s = {
+        catalogue.id_of(item): {store: [3600] * count for store, count in stores.items()}
+        for item, stores in POPULAR.items()
+    }
+    table = popularity_of(ages_s, at_ms=at_ms, context="store_id")
+    return artefact.write_popularity(registry, LINE, snapshot_id, table)
+
+
+def _how_often(count: int) -> int:
+    return sum(count >= least for least in OFTEN)
+
+
 def _sigmoid(logit: float) -> float:
     return 1 / (1 + math.exp(-logit))
 
@@ -225,7 +274,7 @@ _F, _I = TensorProto.FLOAT, TensorProto.INT64
 _INPUTS: dict[str, tuple[int, list[str | int]]] = {
     served_inputs.DOMAIN: (_I, [1]),
     served_inputs.USER_IDS: (_I, [1, 4]),
-    served_inputs.CANDIDATE_IDS: (_I, ["N", 1]),
+    served_inputs.CANDIDATE_IDS: (_I, ["N", 4]),
     served_inputs.ITEM_SHARED: (_F, ["N", 1]),
     served_inputs.ITEM_BY_DOMAIN: (_F, ["N", 1]),
     served_inputs.CLUSTER_ITEM: (_F, ["C", 2]),
@@ -299,9 +348,12 @@ def _write_graph(path: Path, model: KnownModel) -> None:
     )
     request = g("Add", request, history(clusters, 0, (0.05, 0.001, 0.002)))
     request = g("Add", request, history(recents, 1, (0.03, 0.0005, 0.0003)))
-    location = column(served_inputs.CANDIDATE_IDS, 0, _effects(model.location_effects))  # (N,)
+    own = column(served_inputs.CANDIDATE_IDS, 0, _effects(model.location_effects))  # (N,)
+    counted = (model.match_effect, model.popularity_effect, model.store_popularity_effect)
+    for index, effect in enumerate(counted, start=1):  # ids: unknown, none, once or twice, more often
+        own = g("Add", own, column(served_inputs.CANDIDATE_IDS, index, [0.0, 0.0, effect, 2 * effect]))
     item = g("Add", served_inputs.ITEM_SHARED, served_inputs.ITEM_BY_DOMAIN)  # (N, 1)
-    candidate = g("Add", item, g("Unsqueeze", location, g.constant([1], np.int64)))
+    candidate = g("Add", item, g("Unsqueeze", own, g.constant([1], np.int64)))
     click = g("Add", candidate, request)  # (N, 1)
     multi = g("Sub", g("Mul", click, g.constant(0.5)), g.constant(1.0))
 

@@ -24,7 +24,9 @@ from tests.support.known_artefact import (
     Past,
     make_catalogue,
     publish_catalogue,
+    publish_popularity,
 )
+from tests.support.slow_statistics import counts_of
 
 DOMAINS = ("mailer", "display", "both")
 DAY_MS = 24 * 3600 * 1000
@@ -77,6 +79,9 @@ PEPNET = KnownModel(
     store_effects={"8": 0.3},
     location_effects={"B": 0.4, "A": 0.1},
     hour_effect=-0.02,
+    match_effect=-0.23,
+    popularity_effect=0.15,
+    store_popularity_effect=0.04,
 )
 MODELS = {model.name: model for model in (STAR, PEPNET)}
 
@@ -101,7 +106,11 @@ def build_registry(folder: Path, *, plan: str = PLAN) -> KnownRegistry:
         for name, model in MODELS.items()
     }
     ref = SnapshotRef(
-        snapshot_id=SNAPSHOT_ID, at_ms=SNAPSHOT_AT_MS, users_count=len(USERS), catalogue=catalogue.ref()
+        snapshot_id=SNAPSHOT_ID,
+        at_ms=SNAPSHOT_AT_MS,
+        users_count=len(USERS),
+        catalogue=catalogue.ref(),
+        popularity_sha256=publish_popularity(registry, catalogue, SNAPSHOT_ID, SNAPSHOT_AT_MS),
     )
     artefact.write_snapshot_ref(registry, LINE, ref)
     plan_file = folder / "experiments.yaml"
@@ -117,16 +126,17 @@ def model_of(user_id: str, domain: str, plan: Plan) -> KnownModel:
 
 def snapshot_of(catalogue: Catalogue, clusters: Sequence[Past], *, at_ms: int = SNAPSHOT_AT_MS) -> bytes:
     """Return a snapshot blob of clusters without a tail. Its clusters are as old as the snapshot, strength 0:
-    a day later their age bucket is `AGE_BUCKET_OF_A_DAY`."""
-    count = len(clusters)
+    a day later their age bucket is `AGE_BUCKET_OF_A_DAY`. Its counts are those of the clusters' items."""
+    count, ids = len(clusters), catalogue.ids_of(past.item_id for past in clusters)
     return encode_snapshot(
         Snapshot(
             at_ms=at_ms,
-            item=np.array(catalogue.ids_of(past.item_id for past in clusters), np.uint32),
+            item=np.array(ids, np.uint32),
             size=np.array([past.size for past in clusters], np.uint32),
             mean_age_s=np.zeros(count, np.uint32),
             strength=np.zeros(count, np.uint16),
             tail=Behaviors.empty(),
+            counts=counts_of([(i, [0] * past.size) for i, past in zip(ids, clusters, strict=True)]),
         )
     )
 

@@ -63,8 +63,10 @@ def counts_of(entries: Sequence[tuple[int, Sequence[int]]]) -> ItemCounts:
     )
 
 
-def popularity_of(ages_s: Mapping[int, Mapping[str, Sequence[int]]], *, at_ms: int) -> Popularity:
-    """Return the table of item -> store -> ages at the cut of what everyone did: levels `item_id` and `store`."""
+def popularity_of(
+    ages_s: Mapping[int, Mapping[str, Sequence[int]]], *, at_ms: int, context: str = "store"
+) -> Popularity:
+    """Return the table of what everyone did, item -> value of a context feature -> ages at the cut."""
     stores = tuple(sorted({store for of_store in ages_s.values() for store in of_store}))
     items = [
         (item << 32, [age_s for of_store in by_store.values() for age_s in of_store])
@@ -76,7 +78,7 @@ def popularity_of(ages_s: Mapping[int, Mapping[str, Sequence[int]]], *, at_ms: i
         for store, of_store in by_store.items()
     ]
     return Popularity(
-        at_ms, {"item_id": _popularity_level(items, ()), "store": _popularity_level(pairs, stores)}
+        at_ms, {"item_id": _popularity_level(items, ()), context: _popularity_level(pairs, stores)}
     )
 
 

@@ -34,6 +34,7 @@ from service.contract.catalogue import Catalogue, grow_catalogue
 from service.contract.files import read_pointer, write_atomically
 from service.contract.history import decode_snapshot, encode_snapshot
 from service.contract.manifest import Manifest
+from service.contract.popularity import Popularity
 from service.contract.store_keys import encode_user_features
 from service.stores import open_store
 from service.stores.base import SnapshotRecord, Store, StoreSettings
@@ -64,19 +65,17 @@ def run(bench: Workbench, out: Path, progress: Progress) -> dict[str, object]:
         at_ms=at_ms,
         users_count=len(bench.dataset.users),
         catalogue=catalogue.ref(),
-        popularity_sha256=None,
         previous_id=None,
     )
     old = read_snapshot_ref(registry, line)
     if old is not None:
         previous = old.previous_id if old.snapshot_id == ref.snapshot_id else old.snapshot_id
         ref = ref.model_copy(update={"previous_id": previous})
+    popularity: Popularity | None = None
     if bench.popularity_levels:
-        table = bench.popularity_counts.table_at(at_ms).renamed(bench.catalogue_ids_in(catalogue))
-        digest = write_popularity(registry, line, ref.snapshot_id, table)
-        ref = ref.model_copy(update={"popularity_sha256": digest})
+        popularity = bench.popularity_counts.table_at(at_ms).renamed(bench.catalogue_ids_in(catalogue))
     records = _records(bench, catalogue, at_ms)
-    asyncio.run(_publish(bench, ref, old, manifests, records, progress))
+    asyncio.run(_publish(bench, ref, old, manifests, records, popularity, progress))
     return {
         "users": ref.users_count,
         "snapshot": ref.snapshot_id,
@@ -90,6 +89,7 @@ async def _publish(
     old: SnapshotRef | None,
     manifests: dict[str, Manifest],
     records: Iterator[SnapshotRecord],
+    popularity: Popularity | None,
     progress: Progress,
 ) -> None:
     registry, line = bench.config.publish.registry, bench.config.publish.snapshot_line
@@ -97,6 +97,9 @@ async def _publish(
     try:
         with progress.task("write life cycles", total=ref.users_count) as advance:
             await _delete_abandoned(store, registry, line, ref, old)
+            if popularity is not None:
+                digest = write_popularity(registry, line, ref.snapshot_id, popularity)
+                ref = ref.model_copy(update={"popularity_sha256": digest})
             await store.write_snapshot(ref.snapshot_id, _told(records, advance))
         await _delete_retired(store, registry, line, ref, old)
         write_snapshot_ref(registry, line, ref)
@@ -161,7 +164,8 @@ def _check_line(bench: Workbench, manifest: Manifest) -> None:
 
 
 def _content_id(bench: Workbench, catalogue: Catalogue) -> str:
-    """Return an id of what is written to the store: the same content has the same id."""
+    """Return an id of what is written to the store and of the popularity table: the same content has the same id."""
     output = orjson.loads((bench.done("cluster") / "stage.json").read_bytes())["output"]
-    content = f"{output}:{bench.dataset.spec.fingerprint}:{catalogue.ref().sha256}"
+    levels = ",".join(bench.popularity_levels)
+    content = f"{output}:{bench.dataset.spec.fingerprint}:{catalogue.ref().sha256}:{levels}"
     return hashlib.sha256(content.encode()).hexdigest()[:12]

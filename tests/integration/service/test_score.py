@@ -105,6 +105,19 @@ async def test_context_of_request_and_candidates_is_used(world: World) -> None:
         )
 
 
+async def test_what_everyone_took_to_counts_in_the_requests_store_and_altogether(world: World) -> None:
+    for store_id in (7, "8", "9", None):
+        body = {"user_id": "nobody", "context": {"store_id": store_id}, "candidates": list(CATALOGUE_ITEMS)}
+        for domain in DOMAINS:
+            assert_scores(
+                await world.score(body, domain),
+                model_of("nobody", domain, world.plan),
+                [{"item_id": item_id} for item_id in CATALOGUE_ITEMS],
+                domain=domain,
+                context={"store_id": None if store_id is None else str(store_id)},
+            )
+
+
 async def test_an_unknown_user_is_a_cold_start(world: World) -> None:
     response = await world.score({"user_id": "nobody", "candidates": ["apple"]})
     assert_scores(response, model_of("nobody", "mailer", world.plan), [{"item_id": "apple"}], domain="mailer")

@@ -21,7 +21,7 @@ from service.errors import StartupError
 from tests.integration.service.conftest import ManualClock, World, Worlds, make_settings, running
 from tests.integration.service.test_refusals import assert_problem
 from tests.support.known_artefact import LINE, make_catalogue, publish_catalogue
-from tests.support.known_registry import PLAN, STAR, KnownRegistry, build_registry
+from tests.support.known_registry import PLAN, SNAPSHOT_ID, STAR, KnownRegistry, build_registry
 
 pytestmark = pytest.mark.anyio
 
@@ -142,6 +142,40 @@ async def test_an_artefact_that_is_wrong_in_itself_is_not_served(
     async with started(own_registry) as (_, client):
         problem = assert_problem(await client.get("/readyz"), 503, "not-ready")
         assert reason in problem["errors"][0]["reason"]
+
+
+def popularity_file(registry: KnownRegistry) -> Path:
+    return registry.folder / "snapshots" / LINE / f"popularity-{SNAPSHOT_ID}.npz"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (Path.unlink, "is missing: publish again"),
+        (lambda path: path.write_bytes(b""), "is not the table that was published"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is not the table that was published"),
+    ],
+    ids=["missing", "empty", "cut"],
+)
+async def test_models_that_read_popularity_are_not_served_without_the_table_that_was_published(
+    own_registry: KnownRegistry, change: Callable[[Path], object], reason: str
+) -> None:
+    change(popularity_file(own_registry))
+    async with started(own_registry) as (_, client):
+        problem = assert_problem(await client.get("/readyz"), 503, "not-ready")
+        assert reason in problem["errors"][0]["reason"]
+
+
+async def test_where_no_table_was_published_nothing_is_popular(own_registry: KnownRegistry) -> None:
+    ref = artefact.read_snapshot_ref(own_registry.folder, LINE)
+    assert ref is not None
+    bare = ref.model_copy(update={"popularity_sha256": None})
+    artefact.write_snapshot_ref(own_registry.folder, LINE, bare)
+    popularity_file(own_registry).unlink()
+    async with started(own_registry) as (_, client):
+        response = await client.post("/score", json=BODY, headers={"X-Domain": "both"})
+        right, _ = STAR.probability("apple", domain="both", user_id="u1", popular={})
+        assert response.json()["results"][0]["click"] == pytest.approx(right, abs=2e-6)
 
 
 async def test_a_model_that_gives_no_number_for_one_user_is_a_503_for_that_user_alone(

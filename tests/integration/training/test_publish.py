@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,10 @@ from service.contract.artefact import (
     current_version,
     model_folder,
     read_artefact,
+    read_popularity,
     read_snapshot_ref,
     seal_artefact,
+    snapshot_folder,
 )
 from service.contract.catalogue import Catalogue, read_catalogue, write_catalogue
 from service.contract.errors import ArtefactError, CatalogueError
@@ -120,6 +123,22 @@ def check_published(config: PipelineConfig, records: dict[str, UserRecord]) -> N
         assert snapshot.tail.item.tolist() == catalogue.ids_of(tail["item_id"])
         assert snapshot.tail.at_ms.tolist() == tail["at_ms"].to_list()
         assert set(snapshot.item.tolist()) <= set(catalogue.ids_of(mine["item_id"]))
+        counted = dict(zip(snapshot.counts.item.tolist(), snapshot.counts.count.tolist(), strict=True))
+        assert counted == Counter(catalogue.ids_of(mine["item_id"]))
+    popularity = read_popularity(registry, config.publish.snapshot_line, ref)
+    assert popularity.at_ms == end_ms
+    level = popularity.levels["item_id"]
+    everyones = Counter(catalogue.ids_of(rows.filter(pl.col("at_ms") < end_ms)["item_id"]))
+    assert dict(zip((level.keys >> 32).tolist(), level.count.tolist(), strict=True)) == everyones
+
+
+def held_snapshots(config: PipelineConfig, store: KeptStore) -> set[str]:
+    """Return the snapshots that the store holds; the registry has the tables of just those."""
+    in_store = {key.rpartition(":")[2] for key in (*store.values, *store.sets)}
+    folder = snapshot_folder(config.publish.registry, config.publish.snapshot_line)
+    tables = {path.stem.removeprefix("popularity-") for path in folder.glob("popularity-*")}
+    assert tables == in_store
+    return in_store
 
 
 def test_a_service_reads_from_an_embedded_store_and_the_registry_what_was_published(
@@ -184,8 +203,7 @@ def test_the_previous_snapshot_is_kept_and_older_ones_are_deleted(
         ids.append(ref_of(config).snapshot_id)
         assert ref_of(config).previous_id == (ids[-2] if len(ids) > 1 else None)
     assert len(set(ids)) == 3
-    held = {key.rpartition(":")[2] for key in (*kept_store.values, *kept_store.sets)}
-    assert held == set(ids[1:])
+    assert held_snapshots(generations[0], kept_store) == set(ids[1:])
     publish_alone(generations[1])  # back to the previous one
     assert (ref_of(generations[1]).snapshot_id, ref_of(generations[1]).previous_id) == (ids[1], ids[2])
     assert all(record.features for record in asyncio.run(read_all(kept_store, ids[2])).values())
@@ -246,7 +264,13 @@ def halfway(store: KeptStore, users_count: int) -> Callable[..., Awaitable[int]]
 def points(store: KeptStore) -> dict[str, tuple[object, str, Callable[..., Any]]]:
     """Return every point of a publication at which a process may die: what to replace, and by what."""
     found: dict[str, tuple[object, str, Callable[..., Any]]] = {}
-    for name in ("grow_catalogue", "install_artefact", "write_snapshot_ref", "activate_artefact"):
+    for name in (
+        "grow_catalogue",
+        "install_artefact",
+        "write_popularity",
+        "write_snapshot_ref",
+        "activate_artefact",
+    ):
         for after in (False, True):
             call = breaking(getattr(publish, name), after=after)
             found[f"{'after' if after else 'before'} the first {name}"] = (publish, name, call)
@@ -277,6 +301,7 @@ def test_a_crash_leaves_what_was_live_whole_and_publishing_again_completes(
 
     after = ref_of(newest)
     assert asyncio.run(read_all(kept_store, live.snapshot_id)) == before
+    read_popularity(newest.publish.registry, newest.publish.snapshot_line, after)
     assert all(record.features for record in asyncio.run(read_all(kept_store, after.snapshot_id)).values())
     for name in newest.models:
         version = current_version(newest.publish.registry, name)
@@ -289,21 +314,41 @@ def test_a_crash_leaves_what_was_live_whole_and_publishing_again_completes(
     assert {n: current_version(newest.publish.registry, n) for n in newest.models} == new_versions
     check_published(newest, asyncio.run(read_all(kept_store, ref_of(newest).snapshot_id)))
     assert ref_of(newest).previous_id == live.snapshot_id
-    held = {key.rpartition(":")[2] for key in (*kept_store.values, *kept_store.sets)}
-    assert held == {ref_of(newest).snapshot_id, live.snapshot_id}
+    assert held_snapshots(newest, kept_store) == {ref_of(newest).snapshot_id, live.snapshot_id}
 
 
+@pytest.mark.parametrize(
+    "point", ["before the first write_popularity", "after the first write_popularity", "after 12 users"]
+)
 def test_what_a_crashed_publication_wrote_is_deleted_when_another_one_follows(
-    generations: list[PipelineConfig], kept_store: KeptStore
+    generations: list[PipelineConfig], kept_store: KeptStore, point: str
 ) -> None:
     publish_alone(generations[0])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kept_store, "write_snapshot", halfway(kept_store, 5))
+        patch.setattr(*points(kept_store)[point])
         with pytest.raises(Crash):
             publish_alone(generations[1])
     publish_alone(generations[2])
-    held = {key.rpartition(":")[2] for key in (*kept_store.values, *kept_store.sets)}
-    assert held == {ref_of(generations[0]).snapshot_id, ref_of(generations[0]).previous_id}
+    ref = ref_of(generations[0])
+    assert held_snapshots(generations[0], kept_store) == {ref.snapshot_id, ref.previous_id}
+
+
+def test_a_table_of_other_levels_does_not_take_the_place_of_the_one_that_is_read(
+    config: PipelineConfig, kept_store: KeptStore
+) -> None:
+    run(config, PUBLISH)
+    first = ref_of(config)
+    fewer = changed(config, {"statistics.popularity": ["item_id"]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publish, "write_snapshot_ref", breaking(publish.write_snapshot_ref, after=False))
+        with pytest.raises(Crash):
+            publish_alone(fewer)
+    line = config.publish.snapshot_line
+    assert list(read_popularity(config.publish.registry, line, first).levels) == ["item_id", "device"]
+    publish_alone(fewer)
+    assert list(read_popularity(config.publish.registry, line, ref_of(config)).levels) == ["item_id"]
+    publish_alone(changed(config, {"statistics.popularity": []}))
+    assert read_popularity(config.publish.registry, line, ref_of(config)).levels == {}
 
 
 def test_a_store_that_is_gone_switches_nothing(config: PipelineConfig, kept_store: KeptStore) -> None:

@@ -140,7 +140,7 @@ def test_a_weight_that_is_nan_is_refused(config: PipelineConfig) -> None:
     refuse(config, "torch and ONNX Runtime differ by nan")
 
 
-@pytest.mark.parametrize("table", ["catalogue_ids", "shared", "embedding"])
+@pytest.mark.parametrize("table", ["catalogue_ids", "shared", "embedding", "match_keys"])
 def test_rows_that_were_swapped_are_refused(config: PipelineConfig, table: str) -> None:
     def change(values: np.ndarray) -> None:
         values[[3, 4]] = values[[4, 3]]
@@ -169,7 +169,8 @@ def test_an_unknown_user_is_compared_too(config: PipelineConfig) -> None:
     model = onnx.load(path)
     user_id_table = next(t for t in model.graph.initializer if t.name == "user.tables.0.weight")
     values = onnx.numpy_helper.to_array(user_id_table).copy()
-    assert len(values) == USERS_COUNT + 1
+    first = Workbench(config).features[0]  # whose rows the table begins with
+    assert (first.name, first.encoder.ids_count) == ("user_id", USERS_COUNT + 1)
     values[UNKNOWN_ROW] += 0.5  # every user of the dataset has an id of his own
     user_id_table.CopyFrom(onnx.numpy_helper.from_array(values, user_id_table.name))
     onnx.save(model, path)
