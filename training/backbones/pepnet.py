@@ -5,8 +5,9 @@
 
 `sg` stops the gradient on the copies that enter the gates. Decides where the paper is ambiguous: the layers'
 outputs are gated, not the first input (`gate_input: false`; `true` gates it too); a gate's hidden width is an
-option; F_d is the domain and the candidate's placement in it; interest is not gated by EPNet, because the
-interest modules read un-gated embeddings.
+option; F_d is the domain and what is known of the candidate in it: its placement, and the counts of the
+user's and of everyone's behaviors toward it, the paper's domain-side statistics; interest is not gated by
+EPNet, because the interest modules read un-gated embeddings.
 """
 
 from __future__ import annotations
