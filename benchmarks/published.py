@@ -33,7 +33,8 @@ class Published:
 
     def write_training_graph(self, path: Path) -> None:
         """Write the training graph of the published model."""
-        write_training_graph(path, load_model(self.bench, self.model, Progress(quiet=True)), self.bench.tasks)
+        trained = load_model(self.bench, self.model, Progress(quiet=True))
+        write_training_graph(path, trained, self.bench.tasks_of(self.config.models[self.model]))
 
 
 def ensure_published(config: Path, model: str) -> Published:

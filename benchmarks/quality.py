@@ -69,9 +69,11 @@ def main() -> None:
 
 def scores_of(bench: Workbench, model: str) -> F64:
     """Return a model's probability of the first task for every exposure, NaN outside the test rows, (B,)."""
-    data = bench.encoded_for(bench.config.models[model], Progress(stage=model))
+    config = bench.config.models[model]
+    data = bench.encoded_for(config, Progress(stage=model))
     visits = data.visits_of("test")
-    p = probabilities(predict(load_model(bench, model, Progress(stage=model)), data, visits), bench.tasks)
+    logits = predict(load_model(bench, model, Progress(stage=model)), data, visits)
+    p = probabilities(logits, bench.tasks_of(config))
     out = np.full(len(data.item), np.nan)
     out[data.rows_of(visits)] = p[:, 0]
     return out

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.contract.history import HistoryLimits
-from service.contract.manifest import Name
+from service.contract.manifest import EntireSpace, Name
 from training.errors import ConfigError
 from training.history.options import SnapshotOptions
 from training.plugins import load_plugin
@@ -70,6 +70,10 @@ class ModelConfig(_Frozen):
     losses: dict[str, PluginConfig] = Field(
         default_factory=dict, description="per task; `default` for the others; BCE where there is none"
     )
+    entire_space: EntireSpace | dict[Name, EntireSpace] = Field(
+        default="conditional",
+        description="form of tasks that are `given` another, for all or by task; see `training/task_losses.py`",
+    )
     calibration: PluginConfig | None = Field(
         default=None, description="post-hoc map of logits, fitted on the validation weeks; none by default"
     )
@@ -90,6 +94,11 @@ class ModelConfig(_Frozen):
     def loss_of(self, task: str) -> PluginConfig:
         """Return the loss of a task."""
         return self.losses.get(task) or self.losses.get("default") or PluginConfig(name="bce")
+
+    def entire_space_of(self, task: str) -> EntireSpace:
+        """Return the form of a task that is `given` another."""
+        chosen = self.entire_space
+        return chosen.get(task, "conditional") if isinstance(chosen, dict) else chosen
 
 
 class VocabularyConfig(_Frozen):

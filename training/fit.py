@@ -16,17 +16,17 @@ from service.contract.features import Side
 from service.contract.history import AGE_BUCKETS, F32, I64, STRENGTH_BUCKETS
 from service.contract.manifest import TaskSpec
 from training.calibration import CalibrationRows
-from training.config import FitConfig, ModelConfig
+from training.config import FitConfig
 from training.data.batch import Batch
 from training.data.batches import BatchBuilder
 from training.data.encoded import EncodedData, ranges
 from training.errors import StageError
-from training.losses import Loss, build_loss
 from training.losses.jrc import mixed_context_share
 from training.metrics.natural import log_loss, natural_weights
 from training.model import CtrModel, parameters_by_kind
 from training.optim import AUXILIARY, build_optimizer
 from training.progress import Progress
+from training.task_losses import TaskLosses
 
 EVALUATION_BATCH_ROWS = 8192
 
@@ -49,41 +49,6 @@ class FitReport:
 
     epochs: list[EpochReport] = field(default_factory=list)
     best_epoch: int = 0
-
-
-class TaskLosses:
-    """The losses of all tasks; a task that is conditional reads only rows where its condition happened."""
-
-    def __init__(self, config: ModelConfig, tasks: Sequence[TaskSpec]) -> None:
-        self.tasks = tuple(tasks)
-        self.losses: dict[str, Loss] = {}
-        for task in tasks:
-            chosen = config.loss_of(task.name)
-            self.losses[task.name] = build_loss(chosen.name, chosen.options)
-        self.logit_columns = max(loss.logit_columns for loss in self.losses.values())
-        self._index = {task.name: i for i, task in enumerate(tasks)}
-
-    def __call__(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return each task's loss, its mean over its rows times its share of the batch's rows.
-
-        A task of which no label is known in the batch is absent.
-        """
-        out: dict[str, Tensor] = {}
-        for task in self.tasks:
-            i = self._index[task.name]
-            known = ~torch.isnan(batch.labels[:, i])
-            offset = batch.offset
-            if task.given is not None:
-                known &= batch.labels[:, self._index[task.given]] == 1
-                offset = torch.zeros_like(offset)  # nothing was left out among rows where `given` happened
-            rows = torch.nonzero(known)[:, 0]
-            if len(rows) == 0:
-                continue
-            loss = self.losses[task.name](
-                logits[rows, i], batch.labels[rows, i], batch.request[rows], offset[rows]
-            )
-            out[task.name] = loss * (len(rows) / max(1, len(known)))
-        return out
 
 
 def fit(
@@ -199,7 +164,7 @@ def _calibrate(model: CtrModel, data: EncodedData, visits: I64, tasks: Sequence[
     names = [task.name for task in tasks]
     for i, task in enumerate(tasks):
         known = ~np.isnan(labels[:, i])
-        if task.given is not None:
+        if task.given is not None and task.entire_space != "direct":
             known &= labels[:, names.index(task.given)] == 1
         model.calibration.fit(
             i,
@@ -226,12 +191,15 @@ def predict(
 
 
 def probabilities(logits: F32, tasks: Sequence[TaskSpec]) -> F32:
-    """Return probabilities (B, T) from logits: a conditional task's is the product with its condition's."""
+    """Return probabilities (B, T) from logits; of a task that is `given` another as `TaskSpec` says."""
     alone = np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))  # a logit of -1000 overflows exp
     names = [task.name for task in tasks]
     columns: dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]] = {}
     for i, task in enumerate(tasks):
-        columns[task.name] = alone[:, i] * (columns[task.given] if task.given else 1.0)
+        before = columns[task.given] if task.given else np.float64(1.0)
+        columns[task.name] = (
+            np.minimum(alone[:, i], before) if task.entire_space == "direct" else alone[:, i] * before
+        )
     return np.stack([columns[name] for name in names], axis=1).astype(np.float32)
 
 

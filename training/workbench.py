@@ -117,6 +117,23 @@ class Workbench:
         """The tasks as the service knows them."""
         return tuple(TaskSpec(name=task.name, given=task.given) for task in self.dataset.spec.tasks)
 
+    def tasks_of(self, model: ModelConfig) -> tuple[TaskSpec, ...]:
+        """The tasks as a model predicts them.
+
+        Raises:
+            ConfigError: `entire_space` names a task that there is not, or that is not `given` another.
+        """
+        known = [task.name for task in self.tasks if task.given is not None]
+        named = model.entire_space if isinstance(model.entire_space, dict) else ()
+        if unknown := sorted(set(named) - set(known)):
+            raise ConfigError(
+                f"entire_space.{unknown[0]}: no such task is `given` another; there are {', '.join(known) or 'none'}"
+            )
+        return tuple(
+            task.model_copy(update={"entire_space": model.entire_space_of(task.name)}) if task.given else task
+            for task in self.tasks
+        )
+
     @cached_property
     def first_ms(self) -> int:
         """When the data begin."""

@@ -21,10 +21,11 @@ from service.contract.manifest import TaskSpec
 from training.config import FitConfig, ModelConfig
 from training.data.batches import BatchBuilder
 from training.data.encoded import COUNTED_SIDES, EncodedData
-from training.fit import TaskLosses, count_parameters, fit, predict, probabilities
+from training.fit import count_parameters, fit, predict, probabilities
 from training.metrics.natural import log_loss
 from training.progress import Progress
 from training.stages.train import build_model
+from training.task_losses import TaskLosses
 from training.workbench import Workbench
 
 NAME: Final = "twinstar"
@@ -83,7 +84,7 @@ def train(bench: OneTaskBench, data: EncodedData, visits: dict[str, I64], job: J
         [torch.zeros(1, requires_grad=True)]
     )  # torch's first optimizer loads modules for seconds
     config = model_config(job)
-    losses = TaskLosses(config, bench.tasks)
+    losses = TaskLosses(config, bench.tasks_of(config))
     model = build_model(bench, config, data, losses)
     first = _log_loss(bench, data, visits["validation"], predict(model, data, visits["validation"]))
     boundaries = bench.snapshot_moments_ms

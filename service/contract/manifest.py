@@ -24,12 +24,21 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+EntireSpace = Literal["conditional", "product", "direct"]
+"""How a task that is `given` another was fitted over rows where the other did not happen."""
+
+
 class TaskSpec(_Frozen):
-    """One outcome predicted. With `given`, the logit is that of the task among rows where `given` happened,
-    and the probability served is the product of both: never more than that of `given`."""
+    """One outcome predicted. With `given`, the probability served is never more than that of `given`.
+
+    `conditional` and `product`: the logit is that of the task among rows where `given` happened, and the
+    probability is the product of both. `direct`: the logit is that of the task among all rows, and the
+    probability is the lesser of both.
+    """
 
     name: Name
     given: Name | None = None
+    entire_space: EntireSpace = "conditional"
 
 
 class FileEntry(_Frozen):

@@ -20,6 +20,7 @@ from service.contract.manifest import TaskSpec
 from service.contract.match import I32, match_keys
 from service.contract.statistics import StatisticsEncoder
 from training.model import CtrModel
+from training.modules.joint_logits import joined_probabilities
 from training.modules.split import ServedBackbone, ServedInterest
 from training.modules.unsplit import UnsplitBackbone, UnsplitInterest
 
@@ -72,6 +73,7 @@ class ServedScorer(nn.Module):
         self.calibration = model.calibration
         task_names = [task.name for task in tasks]
         self.given = [task_names.index(task.given) if task.given else None for task in tasks]
+        self.direct = [task.entire_space == "direct" for task in tasks]
         probe = torch.zeros(1, model.item.width)
         self.interest_widths = [m.item_columns(probe).shape[1] for m in self._interests()]
 
@@ -144,11 +146,7 @@ class ServedScorer(nn.Module):
         # Not Sigmoid: ONNX Runtime's is exact to 2^-24 only, so that small probabilities lose their digits, and
         # those of logits below -17 are 0.
         alone = 1.0 / (1.0 + torch.exp(-logit))
-        columns: list[Tensor] = []
-        for task, given in enumerate(self.given):
-            column = alone[:, task : task + 1]
-            columns.append(column if given is None else column * columns[given])
-        return logit, torch.cat(columns, dim=-1)
+        return logit, joined_probabilities(alone, self.given, self.direct)
 
 
 def _served_interest(module: nn.Module) -> ServedInterest:

@@ -22,6 +22,7 @@ from service.contract.manifest import TaskSpec
 from training.data.batch import Batch, PartIds
 from training.export.onnx_file import OPSET
 from training.model import CtrModel
+from training.modules.joint_logits import joined_probabilities
 from training.modules.split import RowLayout
 
 ITEM: Final = "item"  # (N,) item rows
@@ -48,6 +49,7 @@ class TrainingGraph(nn.Module):
         self.model = model.eval()
         names = [task.name for task in tasks]
         self.given = [names.index(task.given) if task.given else None for task in tasks]
+        self.direct = [task.entire_space == "direct" for task in tasks]
 
     def forward(
         self,
@@ -94,11 +96,7 @@ class TrainingGraph(nn.Module):
             offset=nothing,
         )
         alone = torch.sigmoid(self.model.natural_logits(batch))
-        columns: list[Tensor] = []
-        for task, given in enumerate(self.given):
-            column = alone[:, task : task + 1]
-            columns.append(column if given is None else column * columns[given])
-        return torch.cat(columns, dim=-1)
+        return joined_probabilities(alone, self.given, self.direct)
 
 
 def write_training_graph(path: Path, model: CtrModel, tasks: Sequence[TaskSpec]) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training.fit import TaskLosses, count_parameters, fit
+from training.fit import count_parameters, fit
 from training.model import CtrModel
 from training.progress import Progress
 from training.stages.train import build_model, check_visits
+from training.task_losses import TaskLosses
 from training.workbench import ITEM_VECTORS_FILE, Workbench
 
 
@@ -24,7 +25,7 @@ def run(bench: Workbench, out: Path, progress: Progress) -> dict[str, object]:
     data = bench.encode(bench.features_of(config), lambda user, at_ms: None, progress)
     visits = data.visits_of("train", before_ms=first_snapshot_ms)
     check_visits(visits, "no exposures lie before the first snapshot: raise history.first_snapshot_days")
-    losses = TaskLosses(config, bench.tasks)
+    losses = TaskLosses(config, bench.tasks_of(config))
     model = build_model(bench, config, data, losses)
     report = fit(
         model,

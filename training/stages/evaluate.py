@@ -30,14 +30,15 @@ ACTIVITY_FILE = "activity.json"
 
 def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[str, object]:
     """Evaluate a model."""
-    data = bench.encoded_for(bench.config.models[model], progress)
+    config = bench.config.models[model]
+    data, tasks = bench.encoded_for(config, progress), bench.tasks_of(config)
     trained = load_model(bench, model, progress)
     written: list[dict[str, object]] = []
     summary: dict[str, object] = {}
     for split in ("validation", "test"):
         visits = data.visits_of(split)
         with progress.task(f"score {split}", total=len(data.rows_of(visits))) as advance:
-            p = probabilities(predict(trained, data, visits, advance=advance), bench.tasks)
+            p = probabilities(predict(trained, data, visits, advance=advance), tasks)
         for weighting in ("natural", "sampled"):
             rows = metrics_of(bench, data, visits, p, natural=weighting == "natural")
             written += [{"split": split, "weighting": weighting, **asdict(row)} for row in rows]

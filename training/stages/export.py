@@ -26,7 +26,7 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
     trained = load_model(bench, model, progress)
     config = bench.config.models[model]
     features = bench.features_of(config)
-    scorer = ServedScorer(trained, bench.tasks, len(bench.domains_of(config)))
+    scorer = ServedScorer(trained, bench.tasks_of(config), len(bench.domains_of(config)))
     scorer.eval()
     tables = scorer.item_tables(trained, features)
     (out / "items").mkdir()

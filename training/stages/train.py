@@ -13,9 +13,10 @@ from service.contract.history import I64
 from training.config import ModelConfig
 from training.data.encoded import EncodedData
 from training.errors import ConfigError, StageError
-from training.fit import TaskLosses, count_parameters, fit
+from training.fit import count_parameters, fit
 from training.model import CtrModel
 from training.progress import Progress
+from training.task_losses import TaskLosses
 from training.workbench import Workbench
 
 PARAMETERS_FILE = "parameters.npz"
@@ -26,7 +27,7 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
     """Fit a model and write its parameters."""
     config = bench.config.models[model]
     data = bench.encoded_for(config, progress)
-    losses = TaskLosses(config, bench.tasks)
+    losses = TaskLosses(config, bench.tasks_of(config))
     built = build_model(bench, config, data, losses)
     train_visits = data.visits_of("train")
     check_visits(train_visits, "the training weeks have no exposures: move splits.train_end")
@@ -89,7 +90,9 @@ def check_visits(visits: I64, reason: str) -> None:
 def load_model(bench: Workbench, model: str, progress: Progress) -> CtrModel:
     """Return a trained model, ready to predict."""
     config = bench.config.models[model]
-    built = build_model(bench, config, bench.encoded_for(config, progress), TaskLosses(config, bench.tasks))
+    built = build_model(
+        bench, config, bench.encoded_for(config, progress), TaskLosses(config, bench.tasks_of(config))
+    )
     with np.load(bench.done("train", model) / PARAMETERS_FILE, allow_pickle=False) as stored:
         built.load_state_dict({name: torch.from_numpy(stored[name]) for name in stored.files})
     built.eval()

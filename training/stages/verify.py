@@ -8,7 +8,7 @@ the golden requests replay. What fails is not sealed, so it can neither be publi
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from service.contract.catalogue import CatalogueRef
 from service.contract.features import Side
 from service.contract.golden import GoldenCandidate, GoldenRequest, replay_golden, write_golden
 from service.contract.history import F32, I64
-from service.contract.manifest import Manifest, Parity, TaskMetrics
+from service.contract.manifest import Manifest, Parity, TaskMetrics, TaskSpec
 from service.contract.served_inputs import BEHAVIOR_ITEM
 from training.data.batch import PartIds
 from training.data.encoded import EncodedData, nothing_counted_ids
@@ -78,11 +78,11 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
             independence = _larger(independence, _dependence(served, request, got, rng))
             rows_count += len(expected)
             if number % max(1, len(cases) // GOLDEN_COUNT) == 0:
-                golden.append(_with_probability(request, expected, bench))
+                golden.append(_with_probability(request, expected, draft.tasks))
             advance(1)
     cold, expected = _cold_start(cases[0], golden[0], trained, data)
     parity = _larger(parity, served.logits(cold) - expected)
-    golden.append(_with_probability(cold, expected, bench))
+    golden.append(_with_probability(cold, expected, draft.tasks))
     one_of_each_domain = {int(data.domain[case.request]): case for case in cases}
     with progress.task("every item", total=len(one_of_each_domain) * len(data.item_ids)) as advance:
         for case in one_of_each_domain.values():
@@ -190,8 +190,8 @@ def _cold_start(
         return cold, trained.natural_logits(batch).numpy()
 
 
-def _with_probability(request: GoldenRequest, logits: F32, bench: Workbench) -> GoldenRequest:
-    p = probabilities(logits, bench.tasks)
+def _with_probability(request: GoldenRequest, logits: F32, tasks: Sequence[TaskSpec]) -> GoldenRequest:
+    p = probabilities(logits, tasks)
     return request.model_copy(update={"probability": tuple(map(tuple, p.tolist()))})
 
 
@@ -217,7 +217,7 @@ def _draft(bench: Workbench, model: str, inputs: tuple[str, ...], metrics: list[
         catalogue=bench.catalogue.ref(),
         snapshot_line=config.publish.snapshot_line,
         domains=bench.domains_of(config.models[model]),
-        tasks=bench.tasks,
+        tasks=bench.tasks_of(config.models[model]),
         features=tuple(f for f in features if f.side is not Side.ITEM),
         item_features=tuple(f.name for f in features if f.side is Side.ITEM),
         history=limits,

@@ -19,7 +19,7 @@ import orjson
 from service.contract.files import write_atomically
 from training.config import ModelConfig
 from training.data.encoded import EncodedData
-from training.fit import FitReport, TaskLosses, count_parameters, fit, predict, probabilities
+from training.fit import FitReport, count_parameters, fit, predict, probabilities
 from training.progress import Progress
 from training.stages.train import build_model, check_visits
 from training.study.results import (
@@ -34,6 +34,7 @@ from training.study.results import (
     write_folder,
 )
 from training.study.rows import F32, SplitRows, drawn, measured
+from training.task_losses import TaskLosses
 from training.workbench import Workbench
 
 
@@ -151,7 +152,8 @@ def _fit_part(
     bench = inputs.bench
     domains = bench.domains_of(model)
     data = bench.encoded_for(model, progress)
-    losses = TaskLosses(model, bench.tasks)
+    tasks = bench.tasks_of(model)
+    losses = TaskLosses(model, tasks)
     built = build_model(bench, model, data, losses)
     train_visits = data.visits_of("train")
     check_visits(train_visits, f"no exposures of {', '.join(domains)} in the training weeks")
@@ -168,7 +170,7 @@ def _fit_part(
     for split, rows in inputs.splits.items():
         visits = data.visits_of(split)
         place = np.searchsorted(rows.rows, data.exposure[data.rows_of(visits)])
-        scored[split][place] = probabilities(predict(built, data, visits), bench.tasks)
+        scored[split][place] = probabilities(predict(built, data, visits), tasks)
     return _part(report, domains, len(data.rows_of(train_visits))), count_parameters(built)
 
 

@@ -21,7 +21,6 @@ import orjson
 from service.contract.files import write_atomically
 from training.config import PipelineConfig
 from training.errors import ConfigError
-from training.fit import TaskLosses
 from training.progress import Progress
 from training.stages.train import build_model
 from training.study.config import StudyConfig
@@ -32,6 +31,7 @@ from training.study.results import is_current, read_result
 from training.study.rows import rows_of
 from training.study.schedule import Outcome, in_order, run_fits
 from training.study.systems import System, rows_of_systems, system_of_fits
+from training.task_losses import TaskLosses
 from training.workbench import Workbench
 
 STUDY_FOLDER = "study"
@@ -126,7 +126,7 @@ def check_rows(config: StudyConfig, inputs: Inputs, names: Iterable[str]) -> Non
         try:
             inputs.bench.domains_of(model)
             data = inputs.data.restricted_to(inputs.bench.features_of(model))
-            built = build_model(inputs.bench, model, data, TaskLosses(model, inputs.bench.tasks))
+            built = build_model(inputs.bench, model, data, TaskLosses(model, inputs.bench.tasks_of(model)))
             if "behaviors" in built.reads.values() and inputs.bench.config.history.limits.behaviors_max == 0:
                 raise ConfigError("it reads behaviors: the pipeline's history.limits.behaviors_max is 0")
         except (ConfigError, ValueError) as error:  # of options: pydantic's are ValueErrors

@@ -69,3 +69,22 @@ def test_a_calibrated_model_is_sealed_and_its_validation_total_is_right(
     manifest = read_artefact(bench.done("verify", MODEL) / "artefact")
     assert manifest.parity.logit_difference_max <= manifest.parity.logit_difference_limit
     assert len(read_golden(bench.done("verify", MODEL) / "artefact")) >= 25
+
+
+@pytest.mark.parametrize("form", ["product", "direct"])
+@pytest.mark.parametrize("calibration", [None, {"name": "platt", "positives_min": 5}])
+def test_every_form_of_a_given_task_is_sealed_and_served_as_evaluated(
+    finished_pipeline: PipelineConfig, tmp_path: Path, form: str, calibration: dict[str, Any] | None
+) -> None:
+    """Golden requests hold the probabilities of torch and were replayed in ONNX Runtime before the seal."""
+    bench = sealed(
+        finished_pipeline,
+        tmp_path,
+        {"entire_space": form, "losses": {"default": "jrc"}, "calibration": calibration},
+    )
+    folder = bench.done("verify", MODEL) / "artefact"
+    manifest = read_artefact(folder)
+    assert [task.entire_space for task in manifest.tasks] == ["conditional", form]
+    for request in read_golden(folder):
+        p = np.array(request.probability)
+        assert bool((p[:, 1] <= p[:, 0]).all()) and bool((p >= 0).all())

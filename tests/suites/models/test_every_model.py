@@ -23,9 +23,10 @@ from training.data.encoded import EncodedData
 from training.export.parity import reference_logits
 from training.export.raw_requests import Case
 from training.export.served_scorer import ServedScorer
-from training.fit import TaskLosses, batch_builder, predict
+from training.fit import batch_builder, predict
 from training.model import CtrModel
 from training.modules.split import fold_logit_columns
+from training.task_losses import TaskLosses
 
 FLOAT32 = 2e-5
 """Far above what another order of summation changes, far below what another row would."""

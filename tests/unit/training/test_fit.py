@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from service.contract.history import F32, I64
-from service.contract.manifest import TaskSpec
+from service.contract.manifest import EntireSpace, TaskSpec
 from tests.unit.training.checkerboard import BUY, CANDIDATES_COUNT, CLICK, checkerboard, small_model
 from training.config import ModelConfig
 from training.data.batch import Batch
@@ -18,7 +18,6 @@ from training.data.encoded import EncodedData
 from training.errors import StageError
 from training.fit import (
     FitReport,
-    TaskLosses,
     batch_builder,
     count_parameters,
     fit,
@@ -28,6 +27,7 @@ from training.fit import (
 from training.metrics.natural import log_loss
 from training.model import CtrModel
 from training.progress import Progress
+from training.task_losses import TaskLosses
 
 NONE: I64 = np.zeros(0, np.int64)
 
@@ -236,6 +236,27 @@ def test_what_was_sampled_away_comes_back_in_the_probabilities() -> None:
     np.testing.assert_allclose(p[:, 1], 1 / 11, rtol=0.05)  # every click is a buy, at any sampling
 
 
+@pytest.mark.parametrize("form", ["conditional", "product", "direct"])
+@pytest.mark.parametrize("loss", ["bce", "jrc"])
+def test_every_form_recovers_a_joint_distribution(form: EntireSpace, loss: str) -> None:
+    """A request keeps 2 clicks, 1 of them a buy, and 4 others, a tenth of those shown: 1 in 21, of these 1 in 2."""
+    data = checkerboard(keep_probability=0.1, visits_per_user=16)
+    click = np.tile([1.0, 1.0, 0.0, 0.0, 0.0, 0.0], len(data.domain))
+    buy = np.tile([1.0, 0.0, 0.0, 0.0, 0.0, 0.0], len(data.domain))
+    data = replace(
+        data,
+        labels=np.stack([click, buy], axis=1).astype(np.float32),
+        item=np.zeros_like(data.item),
+        user_ids=np.zeros_like(data.user_ids),
+    )
+    tasks = (CLICK, TaskSpec(name="buy", given="click", entire_space=form))
+    config = small_model(fit={"epochs": 15}, losses={"default": loss})
+    model, _ = fitted(data, config, tasks=tasks, validation=NONE)
+    p = probabilities(predict(model, data, data.visits_of("validation")), tasks)
+    np.testing.assert_allclose(p[:, 0], 1 / 21, rtol=0.05)
+    np.testing.assert_allclose(p[:, 1], 1 / 42, rtol=0.05)
+
+
 def test_reports_how_many_rows_have_something_to_be_ranked_against() -> None:
     data = checkerboard()
     mixed = {
@@ -280,6 +301,15 @@ def test_a_given_task_is_never_likelier_than_its_condition() -> None:
     logits = np.random.default_rng(0).normal(size=(1000, 2), scale=30).astype(np.float32)
     p = probabilities(logits, (CLICK, BUY))
     assert bool((p[:, 1] <= p[:, 0]).all()) and bool(((p >= 0) & (p <= 1)).all())
+
+
+def test_a_direct_tasks_probability_is_the_lesser_of_its_own_and_its_conditions() -> None:
+    tasks = (CLICK, TaskSpec(name="buy", given="click", entire_space="direct"))
+    logits: F32 = np.array([[0.0, -np.log(3)], [0.0, 2.0], [-1000.0, 1000.0]], np.float32)
+    np.testing.assert_allclose(probabilities(logits, tasks), [[0.5, 0.25], [0.5, 0.5], [0, 0]], rtol=1e-6)
+    logits = np.random.default_rng(0).normal(size=(1000, 2), scale=30).astype(np.float32)
+    p = probabilities(logits, tasks)
+    assert bool((p[:, 1] <= p[:, 0]).all())
 
 
 def test_counts_parameters() -> None:

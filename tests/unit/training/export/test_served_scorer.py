@@ -15,6 +15,7 @@ from training.data.encoded import EncodedData
 from training.export import served_scorer
 from training.export.raw_requests import Case
 from training.export.served_scorer import ServedScorer
+from training.fit import probabilities
 
 INTERESTS = tuple({"name": name, **SMALL[name]} for name in ("twin_v2", "short_term"))
 STAR = Choice({"name": "star", **SMALL["star"]}, INTERESTS, 2)
@@ -77,6 +78,20 @@ def test_probabilities_multiply_along_a_chain_of_given_tasks(data: EncodedData) 
     torch.testing.assert_close(independent, torch.sigmoid(logit))
     torch.testing.assert_close(p[:, 0], independent[:, 0])
     torch.testing.assert_close(p[:, 1], independent[:, 0] * independent[:, 1])
+
+
+def test_a_direct_task_is_served_no_likelier_than_its_condition(data: EncodedData) -> None:
+    model = build(STAR, data)
+    feeds_from = item_tables(ServedScorer(model, TASKS, 3).item_tables(model, data.features))
+    feeds = tensors(feeds_of(data, feeds_from, Case(0, np.arange(60))))
+    direct = (TASKS[0], TASKS[1].model_copy(update={"entire_space": "direct"}))
+    with torch.inference_mode():
+        logit, p = ServedScorer(model, direct, 3)(**feeds)
+    own = torch.sigmoid(logit)
+    assert 0 < int((own[:, 1] > own[:, 0]).sum()) < len(own)
+    torch.testing.assert_close(p[:, 0], own[:, 0])
+    torch.testing.assert_close(p[:, 1], own.amin(1))
+    np.testing.assert_allclose(p.numpy(), probabilities(logit.numpy(), direct), atol=1e-6)
 
 
 def test_making_a_scorer_leaves_the_model_ready_to_predict(data: EncodedData) -> None:

@@ -10,9 +10,10 @@ import torch
 from tests.support.pipelines import changed, copied
 from training.config import PipelineConfig
 from training.errors import ConfigError, StageError
-from training.fit import TaskLosses, predict
+from training.fit import predict
 from training.progress import Progress
 from training.stages import embed, train
+from training.task_losses import TaskLosses
 from training.workbench import Workbench
 
 QUIET = Progress(quiet=True)
@@ -50,6 +51,11 @@ def test_the_same_seed_fits_the_same_model(finished_pipeline: PipelineConfig, tm
             "embedding_widths.itm_id: the dataset has no such name; it has category, country",
         ),
         ("losses", {"clik": {"name": "bce"}}, "losses.clik: the dataset has no such name; it has buy, click"),
+        (
+            "entire_space",
+            {"click": "product"},
+            "entire_space.click: no such task is `given` another; there are buy",
+        ),
     ],
 )
 def test_names_that_the_dataset_lacks_are_refused(
