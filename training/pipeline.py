@@ -164,12 +164,12 @@ def _config_part(bench: Workbench, step: Step) -> dict[str, Any]:
         "embed": lambda: {
             "embed": config.embed.model_dump(mode="json"),
             "history": config.history.model_dump(mode="json"),
-            "vocabulary": config.vocabulary.model_dump(mode="json"),
+            **_features_part(config),
         },
         "cluster": lambda: {"history": config.history.model_dump(mode="json")},
         "train": lambda: {
             "model": config.models[str(step.model)].model_dump(mode="json"),
-            "vocabulary": config.vocabulary.model_dump(mode="json"),
+            **_features_part(config),
         },
         "evaluate": dict,
         "export": lambda: {"catalogue": config.publish.catalogue},
@@ -177,6 +177,13 @@ def _config_part(bench: Workbench, step: Step) -> dict[str, Any]:
         "publish": lambda: {"publish": config.publish.model_dump(mode="json")},
     }
     return parts[step.stage]()
+
+
+def _features_part(config: PipelineConfig) -> dict[str, Any]:
+    """Return what of the config decides which features and ids there are. Statistics as usual are not named."""
+    part = {"vocabulary": config.vocabulary.model_dump(mode="json")}
+    statistics = config.statistics.model_dump(mode="json", exclude_defaults=True)
+    return part | ({"statistics": statistics} if statistics else {})
 
 
 def _own_folders(config: PipelineConfig) -> set[Path]:

@@ -105,7 +105,11 @@ def future_of(config: PipelineConfig, folder: Path, events: list[dict[str, Any]]
         behaviors.write_parquet(folder / BEHAVIORS_FILE)
     dataset = Dataset(folder)
     data = encode_dataset(
-        dataset, bench.features, limits=config.history.limits, find_snapshot=bench.snapshots.newest_before
+        dataset,
+        bench.features,
+        limits=config.history.limits,
+        find_snapshot=bench.snapshots.newest_before,
+        popularity=bench.popularity_counts,  # the events come after the last midnight
     )
     return Future(bench, dataset, data)
 

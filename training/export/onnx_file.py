@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -19,7 +20,7 @@ OPSET = 20
 def write_onnx(
     path: Path, scorer: ServedScorer, tables: ItemTableContent, *, user_features: int, candidate_features: int
 ) -> tuple[str, ...]:
-    """Write the graph with free numbers of candidates, clusters and behaviors; returns its inputs' names."""
+    """Write the graph with free numbers of candidates, clusters and behaviors; returns the names of what it reads."""
     candidates, clusters, recents, behaviors = (
         5,
         7,
@@ -65,8 +66,27 @@ def write_onnx(
     assert program is not None
     program.save(str(path), external_data=False)
     graph = onnx.load(str(path))
+    _drop_unread_inputs(graph.graph)
+    onnx.save(graph, str(path))
     onnx.checker.check_model(graph, full_check=True)
     return tuple(value.name for value in graph.graph.input)
+
+
+def _drop_unread_inputs(graph: onnx.GraphProto) -> None:
+    """Leave the inputs that some node reads: the others need not be laid out for the graph at every request."""
+    read = set(_names_read(graph))
+    kept = [value for value in graph.input if value.name in read]
+    del graph.input[:]
+    graph.input.extend(kept)
+
+
+def _names_read(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield the names that a graph's nodes read, and the nodes of graphs inside it."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _names_read(inner)
 
 
 class _quiet:

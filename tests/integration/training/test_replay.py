@@ -2,14 +2,15 @@
 
 A snapshot of every household is made in the middle of the year and put into a real store. Then the visits
 after it happen again, in the order of time: each is asked for as a request, and what the service lays out for
-it is compared with what training laid out for that visit; then its purchases come in as events.
+it is compared with what training laid out for that visit; then its purchases come in as events. What everyone
+took to is published every midnight.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
@@ -28,6 +29,9 @@ from service.contract.features import FeatureSpec, Side
 from service.contract.golden import write_golden
 from service.contract.history import Behaviors, HistoryLimits, Snapshot, encode_snapshot
 from service.contract.manifest import Manifest, Parity, TaskSpec
+from service.contract.match import match_keys
+from service.contract.popularity import cut_before_ms, decode_popularity, encode_popularity
+from service.contract.statistics import StatisticsEncoder
 from service.contract.store_keys import encode_user_features
 from service.pipeline.decode import decode_score
 from service.pipeline.encode import encode
@@ -37,9 +41,10 @@ from service.runtime import Runtime
 from service.settings import Settings
 from service.stores import open_store
 from service.stores.base import StoreSettings
-from training.config import VocabularyConfig
+from training.config import StatisticsConfig, VocabularyConfig
 from training.data.dataset import Dataset
-from training.data.encoded import EncodedData, behaviors_by_user, encode_dataset, history_of
+from training.data.encoded import EncodedData, behaviors_by_user, encode_dataset, history_of, item_rows
+from training.data.popularity import PopularityCounts, popularity_levels
 from training.data.vocabulary import build_features
 from training.export.raw_requests import with_catalogue_ids
 from training.history.options import SnapshotOptions
@@ -83,6 +88,7 @@ class Year:
     limits: HistoryLimits
     snapshots: dict[str, Snapshot]
     behaviors: dict[str, Behaviors]
+    popularity: PopularityCounts
     data: EncodedData
 
 
@@ -101,15 +107,17 @@ def year_of(dataset: Dataset, *, limits: HistoryLimits, before_end_days: int) ->
     behaviors = behaviors_by_user(dataset)
     made = make_snapshots(sorted(behaviors.items()), vectors, [at_ms], options=SnapshotOptions())
     snapshots = {user: snapshot for user, _, snapshot in made}
-    features = build_features(dataset, VocabularyConfig())
+    features = build_features(dataset, VocabularyConfig(), StatisticsConfig())
+    rows = item_rows(dataset, dataset.behaviors["item_id"])
+    popularity = PopularityCounts(dataset, popularity_levels(dataset), rows)
     catalogue = Catalogue("replay", OLDER_ITEMS).extended(dataset.items["item_id"].to_list())
     ids = np.array([0, *catalogue.ids_of(dataset.items["item_id"].to_list())], np.uint32)
 
     def find(user: str, moment: int) -> Snapshot | None:
         return snapshots.get(user) if at_ms < moment else None
 
-    data = encode_dataset(dataset, features, limits=limits, find_snapshot=find)
-    return Year(dataset, features, catalogue, ids, at_ms, limits, snapshots, behaviors, data)
+    data = encode_dataset(dataset, features, limits=limits, find_snapshot=find, popularity=popularity)
+    return Year(dataset, features, catalogue, ids, at_ms, limits, snapshots, behaviors, popularity, data)
 
 
 def write_registry(year: Year, folder: Path) -> Path:
@@ -125,6 +133,9 @@ def write_registry(year: Year, folder: Path) -> Path:
     np.save(work / artefact.ITEM_SHARED_FILE, rows)
     np.save(work / artefact.ITEM_BY_DOMAIN_FILE, np.stack([rows * 0 + i for i in range(len(domains))]))
     np.save(work / artefact.ITEM_EMBEDDING_FILE, rows)
+    match = StatisticsEncoder([f for f in year.features if f.side is Side.MATCH])
+    item_features = [f.name for f in year.features if f.side is Side.ITEM]
+    np.save(work / artefact.ITEM_MATCH_KEYS_FILE, match_keys(match.levels, year.data.item_ids, item_features))
     graph = helper.make_graph(
         [helper.make_node("Sigmoid", [served_inputs.ITEM_SHARED], [served_inputs.PROBABILITY])],
         "replay",
@@ -239,17 +250,33 @@ async def check_request(year: Year, runtime: Runtime, request: int, rows: np.nda
         year.behaviors.get(user, Behaviors.empty()), year.snapshots.get(user), at_ms=at_ms, limits=year.limits
     )
     ids, history = year.catalogue_ids, seen.history
+    np.testing.assert_array_equal(history.counted.item, ids[expected.counted.item])
+    for name in ("count", "age_s", "oldest_s", "fading"):
+        of_history, of_training = getattr(history.counted, name), getattr(expected.counted, name)
+        np.testing.assert_array_equal(of_history, of_training, err_msg=name)
+    np.testing.assert_array_equal(history.behavior_item, ids[expected.behavior_item])
     np.testing.assert_array_equal(history.item, ids[expected.item])
     np.testing.assert_array_equal(history.recent_item, ids[expected.recent_item])
-    for name in ("size", "age", "strength", "recent_age", "recent_strength"):
+    for name in (
+        "size",
+        "age",
+        "strength",
+        "recent_age",
+        "recent_strength",
+        "behavior_age",
+        "behavior_strength",
+    ):
         np.testing.assert_array_equal(getattr(history, name), getattr(expected, name), err_msg=name)
 
+    midnight_ms = int(cut_before_ms(np.array([at_ms]))[0])
+    table = encode_popularity(year.popularity.table_at(midnight_ms).renamed(ids))
+    way = replace(way, model=replace(way.model, popularity=decode_popularity(table)))
     feeds = encode(decoded, way, seen, at_ms=at_ms).feeds
     np.testing.assert_array_equal(feeds[served_inputs.USER_IDS][0], data.user_ids[request])
     np.testing.assert_array_equal(feeds[served_inputs.CANDIDATE_IDS], data.candidate_ids[rows])
     np.testing.assert_array_equal(feeds[served_inputs.ITEM_SHARED][:, 0], data.item[rows])
     np.testing.assert_array_equal(feeds[served_inputs.ITEM_BY_DOMAIN][:, 0], data.domain[request])
-    for name, prefix in (("clusters", "cluster"), ("recents", "recent")):
+    for name, prefix in (("clusters", "cluster"), ("recents", "recent"), ("behaviors", "behavior")):
         part = data.parts[name]
         one = slice(part.starts[visit], part.starts[visit + 1])
         if one.start == one.stop:
@@ -323,7 +350,7 @@ async def replay(year: Year, folder: Path) -> tuple[int, int]:
 
 @pytest.mark.anyio
 async def test_a_thousand_requests_see_equal_ids_on_both_sides(dataset: Dataset, tmp_path: Path) -> None:
-    year = year_of(dataset, limits=HistoryLimits(), before_end_days=150)
+    year = year_of(dataset, limits=HistoryLimits(behaviors_max=50), before_end_days=150)
     compared_count, longest = await replay(year, tmp_path)
     assert compared_count == REQUESTS_COUNT
     assert longest > year.limits.singletons_max, "the limit on singletons was not reached"
@@ -331,7 +358,7 @@ async def test_a_thousand_requests_see_equal_ids_on_both_sides(dataset: Dataset,
 
 @pytest.mark.anyio
 async def test_limits_cut_the_same_on_both_sides(dataset: Dataset, tmp_path: Path) -> None:
-    limits = HistoryLimits(singletons_max=7, recents_max=3)
+    limits = HistoryLimits(singletons_max=7, recents_max=3, behaviors_max=12)
     year = year_of(dataset, limits=limits, before_end_days=21)
     compared_count, _ = await replay(year, tmp_path)
     assert compared_count > 100

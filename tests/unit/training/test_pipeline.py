@@ -53,6 +53,10 @@ def test_force_runs_what_is_up_to_date(config: PipelineConfig) -> None:
     [
         ({"embed.fit.seed": 5}, ["embed", "cluster", *STAR, *PEPNET]),
         ({"vocabulary.min_count": 2}, ["embed", "cluster", *STAR, *PEPNET]),
+        ({"statistics.match": ["any"]}, ["embed", "cluster", *STAR, *PEPNET]),
+        ({"statistics.popularity": []}, ["embed", "cluster", *STAR, *PEPNET]),
+        ({"models.star.leave_out": ["match"]}, STAR),
+        ({"models.pepnet.domains": ["home"]}, PEPNET),
         ({"history.snapshots.seed": 5}, ["embed", "cluster", *STAR, *PEPNET]),
         ({"models.star.fit.epochs": 1}, STAR),
         ({"models.pepnet.backbone.options.hidden": [4]}, PEPNET),

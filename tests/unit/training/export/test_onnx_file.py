@@ -60,6 +60,9 @@ def test_one_domain_one_task_and_no_candidate_features(tmp_path: Path) -> None:
     assert {o.domain: o.version for o in graph.opset_import}[""] == OPSET
     assert [o.name for o in graph.graph.output] == ["logit", "probability"]
     assert set(inputs) <= set(INPUT_NAMES)
+    assert {"user_ids", "item_shared", "cluster_item", "cluster_size"} <= set(inputs)
+    assert not [name for name in inputs if name.startswith(("recent", "behavior"))]  # which no module reads
+    assert inputs == tuple(value.name for value in graph.graph.input)
     assert [p.name for p in tmp_path.glob("scorer*")] == ["scorer.onnx"]  # nothing beside it
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
