@@ -203,7 +203,7 @@ def feeds_of(data: EncodedData, tables: ItemTables, case: Case) -> Feeds:
         domain=int(data.domain[case.request]),
         user_ids=data.user_ids[case.request].tolist(),
         candidates=data.item[case.rows].astype(np.uint32),
-        candidate_ids=data.candidate_ids[case.rows, : -counted_ids.shape[1]],
+        candidate_ids=data.candidate_ids[case.rows, : data.candidate_ids.shape[1] - counted_ids.shape[1]],
         counted_ids=counted_ids,
         history=history,
     )
