@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.machinery import ModuleSpec
 
 import pytest
 
@@ -39,9 +40,19 @@ def test_a_page_without_its_marks_is_refused(page):
         placed(page, "new")
 
 
-def test_results_are_written_in_their_form_and_rendered_into_the_page(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("spec", "module"),
+    [
+        (None, "benchmarks.bench"),
+        (ModuleSpec("benchmarks.bench", None), "benchmarks.bench"),
+        (ModuleSpec("benchmarks.many.__main__", None), "benchmarks.many"),
+    ],
+    ids=["file", "module", "package"],
+)
+def test_results_are_written_in_their_form_and_rendered_into_the_page(tmp_path, monkeypatch, spec, module):
     results, page = tmp_path / "results" / "bench.json", tmp_path / "page.md"
     page.write_text(f"# Page\n{BEGIN}\n{END}\n")
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
     monkeypatch.setattr(sys, "argv", ["/anywhere/bench.py", "--rounds", "2"])
     write_results(
         results, [row_of("twinstar", rps=300), row_of("plain", rps=100, cpu=None)], packages=("numpy",)
@@ -54,7 +65,7 @@ def test_results_are_written_in_their_form_and_rendered_into_the_page(tmp_path, 
     report.main()
 
     text = page.read_text()
-    assert "`python -m benchmarks.bench --rounds 2`" in text
+    assert f"`python -m {module} --rounds 2`" in text
     twinstar, plain = (
         next(line for line in text.splitlines() if name in line) for name in ("twinstar", "plain ")
     )
