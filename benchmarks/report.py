@@ -67,17 +67,17 @@ def times_better(row: Row, rows: Sequence[Row]) -> float | None:
     return None
 
 
-def placed(page: str, results: str) -> str:
-    """Return a page with the results between its marks.
+def placed(page: str, results: str, *, marks: tuple[str, str] = (BEGIN, END)) -> str:
+    """Return a page with the results between two marks.
 
     Raises:
         ReportError: it lacks a mark.
     """
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    head, begin, rest = page.partition(marks[0])
+    _, end, tail = rest.partition(marks[1])
     if not begin or not end:
-        raise ReportError(f"the page has no lines {BEGIN!r} and {END!r}")
-    return f"{head}{BEGIN}\n{results}\n{END}{tail}"
+        raise ReportError(f"the page has no lines {marks[0]!r} and {marks[1]!r}")
+    return f"{head}{begin}\n{results}\n{end}{tail}"
 
 
 def main() -> None:

@@ -1,0 +1,234 @@
+"""A made-up catalogue with features as Complete Journey has, models of it, and a request: to see what serving costs.
+
+Parameters are as they are drawn: what a graph costs does not depend on what was learned. Knows nothing of clocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor
+
+from service.contract.features import BucketEncoder, FeatureSpec, Side
+from service.contract.history import AGE_BUCKETS, STRENGTH_BUCKETS, History
+from service.contract.manifest import TaskSpec
+from service.contract.match import ANY
+from service.contract.served_inputs import LOGIT, PARTS, Feeds, ItemTables, assemble
+from service.contract.statistics import statistics_features
+from training.config import ModelConfig
+from training.data.batch import Batch, PartIds
+from training.export.onnx_file import write_onnx
+from training.export.served_scorer import ServedScorer
+from training.model import CtrModel
+from training.modules.split import RowLayout
+
+ITEMS_COUNT: Final = 10_000
+DOMAINS_COUNT: Final = 3
+CANDIDATES_COUNT: Final = 200
+CLUSTERS_COUNT: Final = 200
+RECENTS_COUNT: Final = 50
+BEHAVIORS_COUNT: Final = 500
+TASKS: Final = (
+    TaskSpec(name="click"),
+    *(TaskSpec(name=name, given="click") for name in ("multi", "coupon", "rebuy28")),
+)
+_VALUES_COUNTS: Final = {
+    Side.USER: {
+        "user_id": 2_500,
+        **dict.fromkeys(("age", "income", "home", "marital", "size", "children", "kids"), 8),
+    },
+    Side.CONTEXT: {"store_id": 450, "hour_of_day": 24, "day_of_week": 7},
+    Side.CANDIDATE: {"mailer_location": 11, "display_location": 10},
+    Side.ITEM: {
+        "item_id": ITEMS_COUNT,
+        "product_type": 1_500,
+        "product_category": 280,
+        "department": 24,
+        "brand": 2,
+        "manufacturer_id": 1_300,
+    },
+}
+_DIFFERENCE_MAX: Final = 1e-4
+
+
+class DisagreementError(Exception):
+    """The served graph scores otherwise than the trained model: its cost would say nothing."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as ids: N candidates of one user. Axes: item (N,), candidate_ids (N, F), user_ids (F,)."""
+
+    item: np.ndarray[Any, np.dtype[np.uint32]]
+    candidate_ids: np.ndarray[Any, np.dtype[np.int64]]
+    user_ids: np.ndarray[Any, np.dtype[np.int64]]
+    history: History
+
+    def first(self, count: int) -> Request:
+        """Return the request with its first candidates only."""
+        return Request(self.item[:count], self.candidate_ids[:count], self.user_ids, self.history)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model as it is trained, and as it is served in ONNX Runtime with one thread."""
+
+    model: CtrModel
+    tables: ItemTables
+    inputs: tuple[str, ...]
+    session: onnxruntime.InferenceSession
+
+    def feeds(self, request: Request) -> Feeds:
+        """Return what the graph reads of a request."""
+        every = assemble(
+            self.tables,
+            domain=0,
+            user_ids=request.user_ids.tolist(),
+            candidates=request.item,
+            candidate_ids=request.candidate_ids,
+            counted_ids=np.zeros((len(request.item), 0), np.int64),
+            history=request.history,
+        )
+        return {name: every[name] for name in self.inputs}
+
+    def check(self, request: Request) -> None:
+        """Raise DisagreementError unless both score a request alike."""
+        got = self.session.run([LOGIT], self.feeds(request))[0]
+        with torch.inference_mode():
+            expected = self.model.natural_logits(batch_of(request)).numpy()
+        off = float(np.abs(got - expected).max())
+        if not off <= _DIFFERENCE_MAX:
+            raise DisagreementError(f"logits differ by {off:.1e}")
+
+
+def features() -> tuple[FeatureSpec, ...]:
+    """Return features of as many values as Complete Journey's, statistics included."""
+    counted = {
+        Side.MATCH: statistics_features(Side.MATCH, (ANY, *_VALUES_COUNTS[Side.ITEM])),
+        Side.POPULARITY: statistics_features(Side.POPULARITY, ("item_id", "store_id")),
+    }
+    found: list[FeatureSpec] = []
+    for side in (Side.USER, Side.CONTEXT, Side.CANDIDATE, Side.MATCH, Side.POPULARITY, Side.ITEM):
+        values = _VALUES_COUNTS.get(side, {})
+        for name, count in values.items():
+            encoder = BucketEncoder(boundaries=tuple(map(float, range(count - 1))))
+            found.append(FeatureSpec(name=name, side=side, encoder=encoder))
+        found += counted.get(side, ())
+    return tuple(found)
+
+
+def made_up_request(rng: np.random.Generator) -> Request:
+    """Return a request of CANDIDATES_COUNT candidates and a full history."""
+    specs = features()
+    per_candidate = [f for f in specs if f.side in (Side.CANDIDATE, Side.MATCH, Side.POPULARITY)]
+    per_user = [f for f in specs if f.side in (Side.USER, Side.CONTEXT)]
+
+    def items(count: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
+        return rng.integers(1, ITEMS_COUNT, count).astype(np.uint32)
+
+    def buckets(count: int, below: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        return rng.integers(0, below, count).astype(np.uint8)
+
+    return Request(
+        item=items(CANDIDATES_COUNT),
+        candidate_ids=np.stack(
+            [rng.integers(0, f.encoder.ids_count, CANDIDATES_COUNT) for f in per_candidate], 1
+        ),
+        user_ids=np.array([rng.integers(0, f.encoder.ids_count) for f in per_user]),
+        history=History(
+            item=items(CLUSTERS_COUNT),
+            size=rng.integers(1, 21, CLUSTERS_COUNT).astype(np.float32),
+            age=buckets(CLUSTERS_COUNT, AGE_BUCKETS),
+            strength=buckets(CLUSTERS_COUNT, STRENGTH_BUCKETS),
+            recent_item=items(RECENTS_COUNT),
+            recent_age=buckets(RECENTS_COUNT, AGE_BUCKETS),
+            recent_strength=buckets(RECENTS_COUNT, STRENGTH_BUCKETS),
+            behavior_item=items(BEHAVIORS_COUNT),
+            behavior_age=buckets(BEHAVIORS_COUNT, AGE_BUCKETS),
+            behavior_strength=buckets(BEHAVIORS_COUNT, STRENGTH_BUCKETS),
+        ),
+    )
+
+
+def batch_of(request: Request) -> Batch:
+    """Return the request as a training batch of one visit."""
+    rows, history = len(request.item), request.history
+    slot, none = torch.arange(rows), torch.zeros(rows)
+    given = {
+        "clusters": (history.item, history.size, history.age, history.strength),
+        "recents": (
+            history.recent_item,
+            np.ones(len(history.recent_item), np.float32),
+            history.recent_age,
+            history.recent_strength,
+        ),
+        "behaviors": (
+            history.behavior_item,
+            np.ones(len(history.behavior_item), np.float32),
+            history.behavior_age,
+            history.behavior_strength,
+        ),
+    }
+    assert set(given) == set(PARTS)
+
+    def ids(values: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(values.astype(np.int64))
+
+    parts = {
+        name: PartIds(
+            item_rows=ids(item),
+            index=torch.arange(len(item))[None],
+            size=torch.from_numpy(size)[None],
+            age=ids(age)[None],
+            strength=ids(strength)[None],
+        )
+        for name, (item, size, age, strength) in given.items()
+    }
+    return Batch(
+        item=ids(request.item),
+        candidate_ids=ids(request.candidate_ids),
+        request=torch.zeros(rows, dtype=torch.int64),
+        user_ids=ids(request.user_ids)[None],
+        domain=torch.zeros(1, dtype=torch.int64),
+        layout=RowLayout(torch.zeros(rows, dtype=torch.int64), slot, rows),
+        parts=parts,
+        labels=none[:, None].expand(-1, len(TASKS)),
+        offset=none,
+    )
+
+
+def serve(config: ModelConfig, path: Path) -> Served:
+    """Build a model, write its served graph, and load it."""
+    specs = features()
+    rng = np.random.default_rng(1)
+    counts = [f.encoder.ids_count for f in specs if f.side is Side.ITEM]
+    item_ids = np.stack([rng.integers(0, count, ITEMS_COUNT) for count in counts], 1)
+    torch.manual_seed(1)
+    model = CtrModel(
+        config,
+        features=specs,
+        item_ids=torch.from_numpy(item_ids),
+        domains_count=DOMAINS_COUNT,
+        tasks_count=len(TASKS),
+        logit_columns=1,
+    ).eval()
+    scorer = ServedScorer(model, TASKS, DOMAINS_COUNT).eval()
+    content = scorer.item_tables(model, specs)
+    inputs = write_onnx(
+        path,
+        scorer,
+        content,
+        user_features=sum(f.side in (Side.USER, Side.CONTEXT) for f in specs),
+        candidate_features=sum(f.side in (Side.CANDIDATE, Side.MATCH, Side.POPULARITY) for f in specs),
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    rows = np.arange(ITEMS_COUNT)
+    tables = ItemTables(rows, content.shared, content.by_domain, content.embedding, content.match_keys)
+    return Served(model, tables, inputs, session)

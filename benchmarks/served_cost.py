@@ -1,0 +1,220 @@
+"""What each backbone and each interest module costs to serve: its exported graph in ONNX Runtime, one thread.
+
+    python -m benchmarks.served_cost [--rounds N] [--out FILE.json] [--page FILE.md]
+
+A backbone stands alone, an interest module beside STAR, each with its default options, on a made-up request of 200
+candidates (`made_up_request.py`). All are measured in turn, round by round, so that what else the machine does meets
+all alike; STAR stands twice, and how far its second is from its first is the noise. Beside each is the trained model's
+own forward of the same request in torch, which must give the same logits. Writes the table into docs/models.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from benchmarks.figures import table
+from benchmarks.made_up_request import (
+    BEHAVIORS_COUNT,
+    CANDIDATES_COUNT,
+    CLUSTERS_COUNT,
+    RECENTS_COUNT,
+    Request,
+    Served,
+    batch_of,
+    made_up_request,
+    serve,
+)
+from benchmarks.report import placed
+from benchmarks.results import write_results
+from training.config import ModelConfig
+from training.plugins import plugin_names
+
+STAR: Final = "star"
+AGAIN: Final = "star, again"
+OPTIONS: Final[Mapping[str, dict[str, Any]]] = {"sim_hard": {"by": "product_type"}}
+"""Options that a plug-in cannot do without."""
+VARIANTS: Final[Mapping[str, dict[str, Any]]] = {"twin_v2, keep 100": {"name": "twin_v2", "keep": 100}}
+ROUNDS: Final = 60
+RUNS: Final = 5
+BEGIN: Final = "<!-- served cost: written by `python -m benchmarks.served_cost` -->"
+END: Final = "<!-- end of served cost -->"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model that is measured: `kind` is `backbone` or `interest`."""
+
+    name: str
+    kind: str
+    served: Served
+    calls: tuple[Callable[[], object], ...]
+    """One request of all candidates, one of a single candidate, and the trained model's forward."""
+
+
+def main() -> None:
+    """Measure, write and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/served_cost.json"))
+    parser.add_argument("--page", type=Path, default=Path("docs/models.md"))
+    arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    torch.set_num_threads(1)
+    load_before = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="twinstar-served-cost-") as folder:
+        measured = made(Path(folder), made_up_request(np.random.default_rng(7)))
+        samples_us = measure(measured, rounds=arguments.rounds)
+    rows = rows_of(measured, samples_us)
+    for row in rows:
+        row["load_average_before"] = round(load_before, 1)
+    write_results(arguments.out, rows, packages=("numpy", "onnxruntime", "torch"))
+    text = rendered(json.loads(arguments.out.read_text()))
+    arguments.page.write_text(placed(arguments.page.read_text(), text, marks=(BEGIN, END)))
+    print(text)
+
+
+def choices() -> dict[str, tuple[str, ModelConfig]]:
+    """Return what is measured by name: its kind, and a model of it. STAR is first, and second."""
+    backbones = plugin_names("training.backbones")
+    found = {STAR: ("backbone", _model(STAR)), AGAIN: ("backbone", _model(STAR))}
+    found |= {name: ("backbone", _model(name)) for name in backbones}
+    interests = {name: {"name": name, **OPTIONS.get(name, {})} for name in plugin_names("training.interest")}
+    for name, interest in {**interests, **VARIANTS}.items():
+        found[name] = ("interest", _model(STAR, interest))
+    return found
+
+
+def _model(backbone: str, *interests: dict[str, Any]) -> ModelConfig:
+    return ModelConfig.model_validate({"backbone": backbone, "interests": list(interests)})
+
+
+def made(folder: Path, request: Request) -> list[Measured]:
+    """Build and export all models, and check that they score as they were trained."""
+    batch = batch_of(request)
+    found: list[Measured] = []
+    for number, (name, (kind, config)) in enumerate(choices().items()):
+        print(f"exporting {name}", file=sys.stderr, flush=True)
+        served = serve(config, folder / f"{number}.onnx")
+        served.check(request)
+        found.append(Measured(name, kind, served, _calls(served, request, batch)))
+    return found
+
+
+def _calls(served: Served, request: Request, batch: Any) -> tuple[Callable[[], object], ...]:
+    all_feeds, one_feeds = served.feeds(request), served.feeds(request.first(1))
+
+    def forward() -> object:
+        with torch.inference_mode():
+            return served.model(batch)
+
+    return (
+        lambda: served.session.run(None, all_feeds),
+        lambda: served.session.run(None, one_feeds),
+        forward,
+    )
+
+
+def measure(measured: Sequence[Measured], *, rounds: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return microseconds a call, (rounds, models, 3). The order turns, so that none is always after the same one."""
+    out = np.empty((rounds, len(measured), 3))
+    for number in range(-1, rounds):  # the first round warms up and is written over
+        for step in range(len(measured)):
+            place = (step + number) % len(measured)
+            for column, (call, runs) in enumerate(zip(measured[place].calls, (RUNS, RUNS, 1), strict=True)):
+                began_ns = time.perf_counter_ns()
+                for _ in range(runs):
+                    call()
+                out[number, place, column] = (time.perf_counter_ns() - began_ns) / runs / 1000
+    return out
+
+
+def rows_of(
+    measured: Sequence[Measured], samples_us: np.ndarray[Any, np.dtype[np.float64]]
+) -> list[dict[str, Any]]:
+    """Return a row a model: medians over the rounds, and the quartiles of its ratio to STAR in the same round."""
+    star = samples_us[:, [model.name for model in measured].index(STAR)]
+    rows: list[dict[str, Any]] = []
+    for place, model in enumerate(measured):
+        own = samples_us[:, place]
+        low, ratio, high = np.quantile(own[:, 0] / star[:, 0], [0.25, 0.5, 0.75])
+        tables = model.served.tables
+        rows.append(
+            {
+                "name": model.name,
+                "kind": model.kind,
+                "n": CANDIDATES_COUNT,
+                "clusters": CLUSTERS_COUNT,
+                "recents": RECENTS_COUNT,
+                "behaviors": BEHAVIORS_COUNT,
+                "item_floats": tables.shared.shape[1] + tables.by_domain.shape[0] * tables.by_domain.shape[2],
+                "embedding_floats": tables.embedding.shape[1],
+                "served_us": round(float(np.median(own[:, 0])), 1),
+                "one_candidate_us": round(float(np.median(own[:, 1])), 1),
+                "over_star": round(float(ratio), 3),
+                "over_star_quartiles": [round(float(low), 3), round(float(high), 3)],
+                "added_us": round(float(np.median(own[:, 0] - star[:, 0])), 1),
+                "training_forward_us": round(float(np.median(own[:, 2])), 1),
+                "rounds": len(own),
+            }
+        )
+    return rows
+
+
+def rendered(results: Mapping[str, Any]) -> str:
+    """Return the results as Markdown: where they come from, a table for each kind, and the noise."""
+    meta, rows = results["meta"], results["rows"]
+    versions = ", ".join(f"{name} {version}" for name, version in meta["versions"].items())
+    again = next(row for row in rows if row["name"] == AGAIN)
+    low, high = again["over_star_quartiles"]
+    first = rows[0]
+    header = [
+        "",
+        "floats an item",
+        "200 candidates, µs",
+        "one, µs",
+        "over STAR",
+        "middle half of rounds",
+        "torch, µs",
+    ]
+    assert first["n"] == 200
+
+    def line(row: Mapping[str, Any]) -> list[object]:
+        a, b = row["over_star_quartiles"]
+        times = [float(row[key]) for key in ("served_us", "one_candidate_us", "over_star")]
+        return [
+            f"`{row['name']}`",
+            row["item_floats"],
+            *times,
+            f"{a:.2f} to {b:.2f}",
+            float(row["training_forward_us"]),
+        ]
+
+    parts = [
+        f"`{meta['command']}` on {meta['date']}, {meta['machine']}, {versions}; median of {first['rounds']} rounds, "
+        f"load average {first['load_average_before']} when it began. Noise: STAR against itself is "
+        f"{again['over_star']:.2f} ({low:.2f} to {high:.2f}).",
+    ]
+    for kind in ("backbone", "interest"):
+        chosen = [row for row in rows if row["kind"] == kind and row["name"] != AGAIN]
+        title = "backbone" if kind == "backbone" else "STAR with"
+        parts.append(table([title, *header[1:]], [line(row) for row in chosen]))
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    main()
