@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.made_up_request import (
+    CANDIDATES_COUNT,
+    DisagreementError,
+    Served,
+    features,
+    made_up_request,
+    serve,
+)
+from benchmarks.report import placed
+from benchmarks.results import write_results
+from benchmarks.served_cost import AGAIN, BEGIN, END, STAR, Measured, choices, measure, rendered, rows_of
+from service.contract.served_inputs import ItemTables
+from training.config import ModelConfig
+from training.plugins import plugin_names
+
+PAGE = Path(__file__).parents[3] / "docs" / "models.md"
+
+
+def tables(*, shared, by_domain, embedding):
+    return ItemTables(
+        np.arange(4),
+        np.zeros((4, shared), np.float32),
+        np.zeros((3, 4, by_domain), np.float32),
+        np.zeros((4, embedding), np.float32),
+        np.zeros((4, 0), np.int32),
+    )
+
+
+def measured(name, kind, calls=(), **widths):
+    return Measured(name, kind, Served(None, tables(**widths), (), None), tuple(calls))
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    config = ModelConfig.model_validate({"backbone": "mlp", "interests": ["mean_pooling"]})
+    return serve(config, tmp_path_factory.mktemp("graph") / "scorer.onnx")
+
+
+def test_all_backbones_and_interest_modules_are_measured_and_star_twice():
+    found = choices()
+    assert list(found)[:2] == [STAR, AGAIN] and found[STAR] == found[AGAIN]
+    for kind, package in (("backbone", "training.backbones"), ("interest", "training.interest")):
+        assert set(plugin_names(package)) <= {name for name, (of, _) in found.items() if of == kind}
+    assert all(model.backbone.name == STAR for kind, model in found.values() if kind == "interest")
+
+
+def test_a_request_has_an_id_of_every_feature():
+    request = made_up_request(np.random.default_rng(0))
+    by_side = {side: [f for f in features() if f.side == side] for side in ("user", "context", "item")}
+    assert len(request.user_ids) == len(by_side["user"]) + len(by_side["context"])
+    assert request.candidate_ids.shape[0] == len(request.item) == CANDIDATES_COUNT
+    assert request.candidate_ids.shape[1] + len(request.user_ids) + len(by_side["item"]) == len(features())
+
+
+def test_the_served_graph_scores_the_request_as_the_model_does(served):
+    request = made_up_request(np.random.default_rng(0))
+    served.check(request)
+    served.check(request.first(1))
+
+
+def test_a_graph_that_scores_otherwise_is_refused(served):
+    request = made_up_request(np.random.default_rng(0))
+    moved = replace(served.tables, shared=served.tables.shared + 1)
+    with pytest.raises(DisagreementError):
+        replace(served, tables=moved).check(request)
+
+
+def test_every_model_is_called_as_often_and_none_always_after_the_same_one():
+    called = []
+    models = [
+        measured(
+            name, "backbone", [lambda name=name: called.append(name)] * 3, shared=1, by_domain=0, embedding=1
+        )
+        for name in "abc"
+    ]
+    assert measure(models, rounds=3).shape == (3, 3, 3)
+    assert len({called.count(name) for name in "abc"}) == 1
+    starts = [called[i] for i in range(0, len(called), len(called) // 4)]
+    assert set(starts) == set("abc")
+
+
+def test_figures_are_medians_and_ratios_are_taken_within_a_round():
+    models = [
+        measured(STAR, "backbone", shared=2, by_domain=5, embedding=7),
+        measured(AGAIN, "backbone", shared=2, by_domain=5, embedding=7),
+        measured("twin", "interest", shared=10, by_domain=0, embedding=7),
+    ]
+    star = np.array([100.0, 200.0, 1000.0])  # a machine that slows down
+    samples = np.stack([np.stack([a, a / 10, a * 5], axis=1) for a in (star, star * 1.02, star * 3)], axis=1)
+
+    rows = rows_of(models, samples)
+
+    assert [row["item_floats"] for row in rows] == [2 + 3 * 5, 2 + 3 * 5, 10]
+    assert [row["served_us"] for row in rows] == [200, 204, 600]
+    assert [row["over_star"] for row in rows] == [1, 1.02, 3]
+    assert rows[2]["over_star_quartiles"] == [3, 3] and rows[2]["added_us"] == 400
+    assert (rows[0]["one_candidate_us"], rows[0]["training_forward_us"]) == (20, 1000)
+
+
+def test_results_are_rendered_between_the_marks_of_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/anywhere/served_cost.py"])
+    models = [
+        measured(STAR, "backbone", shared=2, by_domain=5, embedding=7),
+        measured(AGAIN, "backbone", shared=2, by_domain=5, embedding=7),
+        measured("twin", "interest", shared=10, by_domain=0, embedding=7),
+    ]
+    rows = rows_of(models, np.full((2, 3, 3), 150.0))
+    write_results(
+        tmp_path / "cost.json", [{**row, "load_average_before": 0.1} for row in rows], packages=("torch",)
+    )
+
+    page = placed(
+        PAGE.read_text(), rendered(json.loads((tmp_path / "cost.json").read_text())), marks=(BEGIN, END)
+    )
+
+    lines = page.splitlines()
+    assert [line.split("|")[2].strip() for line in lines if line.startswith(("| `star`", "| `twin` "))] == [
+        "17",
+        "10",
+    ]
+    assert not [line for line in lines if AGAIN in line]
+    assert f"torch {torch.__version__}" in page
