@@ -5,7 +5,8 @@
 A backbone stands alone, an interest module beside STAR, each with its default options, on a made-up request of 200
 candidates (`made_up_request.py`). All are measured in turn, round by round, so that what else the machine does meets
 all alike; STAR stands twice, and how far its second is from its first is the noise. Beside each is the trained model's
-own forward of the same request in torch, which must give the same logits. Writes the table into docs/models.md.
+own forward of the same request in torch, which must give the same logits. Last, what counting match statistics and
+popularity takes (`made_up_counts.py`). Writes the table into docs/models.md.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +27,7 @@ import numpy as np
 import torch
 
 from benchmarks.figures import table
+from benchmarks.made_up_counts import counting_calls, match_levels_count
 from benchmarks.made_up_request import (
     BEHAVIORS_COUNT,
     CANDIDATES_COUNT,
@@ -47,20 +50,24 @@ OPTIONS: Final[Mapping[str, dict[str, Any]]] = {"sim_hard": {"by": "product_type
 """Options that a plug-in cannot do without."""
 VARIANTS: Final[Mapping[str, dict[str, Any]]] = {"twin_v2, keep 100": {"name": "twin_v2", "keep": 100}}
 ROUNDS: Final = 60
-RUNS: Final = 5
+RUNS: Final = (5, 5, 1)
+"""Calls of each kind in a round."""
+TITLES: Final = {"backbone": "backbone", "interest": "STAR with", "counted": "in numpy, before the graph"}
 BEGIN: Final = "<!-- served cost: written by `python -m benchmarks.served_cost` -->"
 END: Final = "<!-- end of served cost -->"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A model that is measured: `kind` is `backbone` or `interest`."""
+    """What is measured: `kind` is `backbone`, `interest` or `counted`, `item_floats` what is stored per item.
+
+    calls: one request of all candidates, one of a single candidate, and the trained model's forward, if there is one.
+    """
 
     name: str
     kind: str
-    served: Served
+    item_floats: int
     calls: tuple[Callable[[], object], ...]
-    """One request of all candidates, one of a single candidate, and the trained model's forward."""
 
 
 def main() -> None:
@@ -77,7 +84,8 @@ def main() -> None:
     torch.set_num_threads(1)
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="twinstar-served-cost-") as folder:
-        measured = made(Path(folder), made_up_request(np.random.default_rng(7)))
+        request = made_up_request(np.random.default_rng(7))
+        measured = [*made(Path(folder), request), *counting(request)]
         samples_us = measure(measured, rounds=arguments.rounds)
     rows = rows_of(measured, samples_us)
     for row in rows:
@@ -111,8 +119,20 @@ def made(folder: Path, request: Request) -> list[Measured]:
         print(f"exporting {name}", file=sys.stderr, flush=True)
         served = serve(config, folder / f"{number}.onnx")
         served.check(request)
-        found.append(Measured(name, kind, served, _calls(served, request, batch)))
+        tables = served.tables
+        floats = tables.shared.shape[1] + tables.by_domain.shape[0] * tables.by_domain.shape[2]
+        found.append(Measured(name, kind, floats, _calls(served, request, batch)))
     return found
+
+
+def counting(request: Request) -> list[Measured]:
+    """Return what is counted for a request, in numpy, before its graph runs."""
+    floats = {"match": match_levels_count()}
+    one = request.first(1)
+    return [
+        Measured(name, "counted", floats.get(name, 0), (partial(call, request), partial(call, one)))
+        for name, call in counting_calls(request, np.random.default_rng(8)).items()
+    ]
 
 
 def _calls(served: Served, request: Request, batch: Any) -> tuple[Callable[[], object], ...]:
@@ -130,12 +150,15 @@ def _calls(served: Served, request: Request, batch: Any) -> tuple[Callable[[], o
 
 
 def measure(measured: Sequence[Measured], *, rounds: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return microseconds a call, (rounds, models, 3). The order turns, so that none is always after the same one."""
-    out = np.empty((rounds, len(measured), 3))
+    """Return microseconds a call, (rounds, models, calls), NaN where there is none.
+
+    The order turns, so that none is always after the same one.
+    """
+    out = np.full((rounds, len(measured), len(RUNS)), np.nan)
     for number in range(-1, rounds):  # the first round warms up and is written over
         for step in range(len(measured)):
             place = (step + number) % len(measured)
-            for column, (call, runs) in enumerate(zip(measured[place].calls, (RUNS, RUNS, 1), strict=True)):
+            for column, (call, runs) in enumerate(zip(measured[place].calls, RUNS, strict=False)):
                 began_ns = time.perf_counter_ns()
                 for _ in range(runs):
                     call()
@@ -152,7 +175,6 @@ def rows_of(
     for place, model in enumerate(measured):
         own = samples_us[:, place]
         low, ratio, high = np.quantile(own[:, 0] / star[:, 0], [0.25, 0.5, 0.75])
-        tables = model.served.tables
         rows.append(
             {
                 "name": model.name,
@@ -161,14 +183,13 @@ def rows_of(
                 "clusters": CLUSTERS_COUNT,
                 "recents": RECENTS_COUNT,
                 "behaviors": BEHAVIORS_COUNT,
-                "item_floats": tables.shared.shape[1] + tables.by_domain.shape[0] * tables.by_domain.shape[2],
-                "embedding_floats": tables.embedding.shape[1],
+                "item_floats": model.item_floats,
                 "served_us": round(float(np.median(own[:, 0])), 1),
                 "one_candidate_us": round(float(np.median(own[:, 1])), 1),
                 "over_star": round(float(ratio), 3),
                 "over_star_quartiles": [round(float(low), 3), round(float(high), 3)],
                 "added_us": round(float(np.median(own[:, 0] - star[:, 0])), 1),
-                "training_forward_us": round(float(np.median(own[:, 2])), 1),
+                "training_forward_us": None if np.isnan(own[0, 2]) else round(float(np.median(own[:, 2])), 1),
                 "rounds": len(own),
             }
         )
@@ -183,7 +204,6 @@ def rendered(results: Mapping[str, Any]) -> str:
     low, high = again["over_star_quartiles"]
     first = rows[0]
     header = [
-        "",
         "floats an item",
         "200 candidates, µs",
         "one, µs",
@@ -196,12 +216,13 @@ def rendered(results: Mapping[str, Any]) -> str:
     def line(row: Mapping[str, Any]) -> list[object]:
         a, b = row["over_star_quartiles"]
         times = [float(row[key]) for key in ("served_us", "one_candidate_us", "over_star")]
+        torch_us = row["training_forward_us"]
         return [
             f"`{row['name']}`",
             row["item_floats"],
             *times,
             f"{a:.2f} to {b:.2f}",
-            float(row["training_forward_us"]),
+            None if torch_us is None else float(torch_us),
         ]
 
     parts = [
@@ -209,10 +230,9 @@ def rendered(results: Mapping[str, Any]) -> str:
         f"load average {first['load_average_before']} when it began. Noise: STAR against itself is "
         f"{again['over_star']:.2f} ({low:.2f} to {high:.2f}).",
     ]
-    for kind in ("backbone", "interest"):
+    for kind, title in TITLES.items():
         chosen = [row for row in rows if row["kind"] == kind and row["name"] != AGAIN]
-        title = "backbone" if kind == "backbone" else "STAR with"
-        parts.append(table([title, *header[1:]], [line(row) for row in chosen]))
+        parts.append(table([title, *header], [line(row) for row in chosen]))
     return "\n\n".join(parts)
 
 

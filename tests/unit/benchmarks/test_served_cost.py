@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.made_up_counts import counting_calls
 from benchmarks.made_up_request import (
     CANDIDATES_COUNT,
     DisagreementError,
-    Served,
     features,
     made_up_request,
     serve,
@@ -20,25 +20,22 @@ from benchmarks.made_up_request import (
 from benchmarks.report import placed
 from benchmarks.results import write_results
 from benchmarks.served_cost import AGAIN, BEGIN, END, STAR, Measured, choices, measure, rendered, rows_of
-from service.contract.served_inputs import ItemTables
 from training.config import ModelConfig
 from training.plugins import plugin_names
 
 PAGE = Path(__file__).parents[3] / "docs" / "models.md"
 
 
-def tables(*, shared, by_domain, embedding):
-    return ItemTables(
-        np.arange(4),
-        np.zeros((4, shared), np.float32),
-        np.zeros((3, 4, by_domain), np.float32),
-        np.zeros((4, embedding), np.float32),
-        np.zeros((4, 0), np.int32),
-    )
+def measured(name, kind, calls=(), *, item_floats=1):
+    return Measured(name, kind, item_floats, tuple(calls))
 
 
-def measured(name, kind, calls=(), **widths):
-    return Measured(name, kind, Served(None, tables(**widths), (), None), tuple(calls))
+STAR_TWICE_AND_ANOTHER = [
+    measured(STAR, "backbone", item_floats=17),
+    measured(AGAIN, "backbone", item_floats=17),
+    measured("twin", "interest", item_floats=10),
+    measured("match", "counted", item_floats=0),
+]
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +75,7 @@ def test_a_graph_that_scores_otherwise_is_refused(served):
 
 def test_every_model_is_called_as_often_and_none_always_after_the_same_one():
     called = []
-    models = [
-        measured(
-            name, "backbone", [lambda name=name: called.append(name)] * 3, shared=1, by_domain=0, embedding=1
-        )
-        for name in "abc"
-    ]
+    models = [measured(name, "backbone", [lambda name=name: called.append(name)] * 3) for name in "abc"]
     assert measure(models, rounds=3).shape == (3, 3, 3)
     assert len({called.count(name) for name in "abc"}) == 1
     starts = [called[i] for i in range(0, len(called), len(called) // 4)]
@@ -91,31 +83,24 @@ def test_every_model_is_called_as_often_and_none_always_after_the_same_one():
 
 
 def test_figures_are_medians_and_ratios_are_taken_within_a_round():
-    models = [
-        measured(STAR, "backbone", shared=2, by_domain=5, embedding=7),
-        measured(AGAIN, "backbone", shared=2, by_domain=5, embedding=7),
-        measured("twin", "interest", shared=10, by_domain=0, embedding=7),
-    ]
     star = np.array([100.0, 200.0, 1000.0])  # a machine that slows down
-    samples = np.stack([np.stack([a, a / 10, a * 5], axis=1) for a in (star, star * 1.02, star * 3)], axis=1)
+    samples = np.stack(
+        [np.stack([a, a / 10, a * 5], axis=1) for a in (star, star * 1.02, star * 3, star / 2)], axis=1
+    )
+    samples[:, 3, 2] = np.nan  # no model, no forward
 
-    rows = rows_of(models, samples)
+    rows = rows_of(STAR_TWICE_AND_ANOTHER, samples)
 
-    assert [row["item_floats"] for row in rows] == [2 + 3 * 5, 2 + 3 * 5, 10]
-    assert [row["served_us"] for row in rows] == [200, 204, 600]
-    assert [row["over_star"] for row in rows] == [1, 1.02, 3]
+    assert [row["served_us"] for row in rows] == [200, 204, 600, 100]
+    assert [row["over_star"] for row in rows] == [1, 1.02, 3, 0.5]
+    assert [row["training_forward_us"] for row in rows] == [1000, 1020, 3000, None]
     assert rows[2]["over_star_quartiles"] == [3, 3] and rows[2]["added_us"] == 400
-    assert (rows[0]["one_candidate_us"], rows[0]["training_forward_us"]) == (20, 1000)
+    assert rows[0]["one_candidate_us"] == 20
 
 
 def test_results_are_rendered_between_the_marks_of_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/anywhere/served_cost.py"])
-    models = [
-        measured(STAR, "backbone", shared=2, by_domain=5, embedding=7),
-        measured(AGAIN, "backbone", shared=2, by_domain=5, embedding=7),
-        measured("twin", "interest", shared=10, by_domain=0, embedding=7),
-    ]
-    rows = rows_of(models, np.full((2, 3, 3), 150.0))
+    rows = rows_of(STAR_TWICE_AND_ANOTHER, np.full((2, 4, 3), 150.0))
     write_results(
         tmp_path / "cost.json", [{**row, "load_average_before": 0.1} for row in rows], packages=("torch",)
     )
@@ -131,3 +116,13 @@ def test_results_are_rendered_between_the_marks_of_the_page(tmp_path, monkeypatc
     ]
     assert not [line for line in lines if AGAIN in line]
     assert f"torch {torch.__version__}" in page
+
+
+def test_what_is_counted_is_counted_for_each_candidate():
+    request = made_up_request(np.random.default_rng(0))
+    calls = counting_calls(request, np.random.default_rng(1))
+    for name, of in (("match", "match"), ("popularity", "popularity")):
+        ids = calls[name](request)
+        assert ids.shape == (CANDIDATES_COUNT, len([f for f in features() if f.side == of]))
+        assert len(np.unique(ids)) > 10
+        np.testing.assert_array_equal(calls[name](request.first(3)), ids[:3])
