@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -55,6 +55,25 @@ class FitConfig(_Frozen):
     seed: int = 1
 
 
+class PresentationConfig(_Frozen):
+    """Candidate features that say how a candidate is presented, and how they are read."""
+
+    features: tuple[str, ...] = ()
+    mode: Literal["none", "feature", "neutral", "pal"] = Field(
+        default="feature", description="see `training/modules/presentation.py`"
+    )
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(16,), description="of the tower that says whether a candidate is seen, in `pal`"
+    )
+    seen_at_start: float = Field(default=0.9, gt=0, lt=1, description="what it says before it learns")
+
+    @model_validator(mode="after")
+    def _features_are_named(self) -> Self:
+        if self.mode != "feature" and not self.features:
+            raise ValueError(f"presentation.features: mode {self.mode!r} needs the names of some")
+        return self
+
+
 class ModelConfig(_Frozen):
     """One model: what it is made of and how it is fitted."""
 
@@ -70,6 +89,7 @@ class ModelConfig(_Frozen):
     losses: dict[str, PluginConfig] = Field(
         default_factory=dict, description="per task; `default` for the others; BCE where there is none"
     )
+    presentation: PresentationConfig = PresentationConfig()
     entire_space: EntireSpace | dict[Name, EntireSpace] = Field(
         default="conditional",
         description="form of tasks that are `given` another, for all or by task; see `training/task_losses.py`",
@@ -89,6 +109,14 @@ class ModelConfig(_Frozen):
         names = [interest.name for interest in self.interests]
         if len(set(names)) < len(names):
             raise ValueError("interests: the same module occurs twice")
+        return self
+
+    @model_validator(mode="after")
+    def _neutral_is_learned(self) -> Self:
+        if self.presentation.mode == "neutral" and self.fit.cold_start_ratio == 0:
+            raise ValueError(
+                "presentation: mode 'neutral' serves the unknown value; let fit.cold_start_ratio show it"
+            )
         return self
 
     def loss_of(self, task: str) -> PluginConfig:

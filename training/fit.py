@@ -96,7 +96,7 @@ def fit(
             cuts = builder.shuffled(train_visits, config.batch_rows, boundaries_ms=boundaries_ms, rng=rng)
             for visits in cuts:
                 batch = builder.build(visits, rng)
-                by_task = losses(model(batch), batch)
+                by_task = losses(model(batch), batch, model.seen_logit(batch))
                 for name, value in by_task.items():
                     sums[name] += value.item()
                 own = model.auxiliary_loss(batch)

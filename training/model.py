@@ -15,6 +15,7 @@ from training.calibration import build_calibration
 from training.config import ModelConfig
 from training.data.batch import Batch
 from training.modules.embeddings import FeatureEmbeddings
+from training.modules.presentation import SeenTower, candidate_embeddings
 from training.modules.split import BackboneWidths, HistoryPart, ItemLayout, fold_logit_columns
 from training.plugins import load_plugin
 
@@ -37,9 +38,11 @@ class CtrModel(nn.Module):
         """`item_ids` (I, FI) are the feature ids of every item row; row 0 is the cold-start item, all unknown."""
         super().__init__()
         self.register_buffer("item_ids", item_ids, persistent=False)
-        self.user = self._embeddings(config, features, Side.USER, Side.CONTEXT)
-        self.item = self._embeddings(config, features, Side.ITEM)
-        self.candidate = self._embeddings(config, features, Side.CANDIDATE, Side.MATCH, Side.POPULARITY)
+        self.user = FeatureEmbeddings(*_sizes(config, features, Side.USER, Side.CONTEXT))
+        self.item = FeatureEmbeddings(*_sizes(config, features, Side.ITEM))
+        candidate = _sizes(config, features, Side.CANDIDATE, Side.MATCH, Side.POPULARITY)
+        presentation = config.presentation
+        self.candidate = candidate_embeddings(*candidate, presentation.features, presentation.mode)
         layout = ItemLayout(self.item.width, self.item.slices)
         self.interests = nn.ModuleDict()
         self.reads: dict[str, str] = {}
@@ -65,21 +68,21 @@ class CtrModel(nn.Module):
         self.backbone = backbone.build(
             backbone.Options.model_validate(config.backbone.options), widths=widths
         )
+        self.seen = None
+        if presentation.mode == "pal":
+            self.seen = SeenTower(
+                candidate[0],
+                presentation.features,
+                width=config.embedding_width,
+                hidden=presentation.hidden,
+                domains_count=domains_count,
+                seen_at_start=presentation.seen_at_start,
+            )
         self.calibration = None
         if (chosen := config.calibration) is not None:
             self.calibration = build_calibration(
                 chosen.name, chosen.options, domains_count=domains_count, tasks_count=tasks_count
             )
-
-    @staticmethod
-    def _embeddings(
-        config: ModelConfig, features: tuple[FeatureSpec, ...], *sides: Side
-    ) -> FeatureEmbeddings:
-        chosen = [feature for side in sides for feature in features if feature.side is side]
-        return FeatureEmbeddings(
-            {feature.name: feature.encoder.ids_count for feature in chosen},
-            {f.name: _width(config, f) for f in chosen},
-        )
 
     def embed_items(self, rows: Tensor) -> Tensor:
         """Return the embedding of item rows, (..., D)."""
@@ -104,6 +107,16 @@ class CtrModel(nn.Module):
         out: Tensor = self.backbone(user, item, candidate, interest, batch.domain[batch.request])
         return out
 
+    def seen_logit(self, batch: Batch) -> Tensor | None:
+        """Return the logit (B,) of each row's having been seen, None where the model knows nothing of it.
+
+        Read by the losses in training; nothing of it is served.
+        """
+        if self.seen is None:
+            return None
+        out: Tensor = self.seen(batch.candidate_ids, batch.domain[batch.request])
+        return out
+
     def natural_logits(self, batch: Batch) -> Tensor:
         """Return what is served: one natural-rate logit a task, (B, T), calibrated where the model is."""
         logit = fold_logit_columns(self(batch))
@@ -126,6 +139,14 @@ def _width(config: ModelConfig, feature: FeatureSpec) -> int:
     counted = feature.side in (Side.MATCH, Side.POPULARITY)
     default = config.counted_embedding_width if counted else config.embedding_width
     return config.embedding_widths.get(feature.name, default)
+
+
+def _sizes(
+    config: ModelConfig, features: tuple[FeatureSpec, ...], *sides: Side
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Return how many ids the features of some sides have, and how wide each is embedded."""
+    chosen = [feature for side in sides for feature in features if feature.side is side]
+    return {f.name: f.encoder.ids_count for f in chosen}, {f.name: _width(config, f) for f in chosen}
 
 
 def part_read(plugin: ModuleType, options: BaseModel) -> str:

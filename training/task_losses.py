@@ -51,11 +51,15 @@ class TaskLosses:
         index = {task.name: i for i, task in enumerate(tasks)}
         self._given = [None if task.given is None else index[task.given] for task in self.tasks]
 
-    def __call__(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, logits: Tensor, batch: Batch, seen: Tensor | None = None) -> dict[str, Tensor]:
         """Return each task's loss of logits (B, T, columns).
 
-        A task of which no label is known in the batch is absent.
+        A task of which no label is known in the batch is absent. With `seen`, the logit (B,) of having been seen, the
+        logits of tasks over all rows are those of rows that were seen: nothing happens on the others. A task among
+        rows where another happened needs no such factor: they were seen.
         """
+        if seen is not None:
+            logits = self._of_all_rows(logits, seen)
         out: dict[str, Tensor] = {}
         for i, task in enumerate(self.tasks):
             given = self._given[i]
@@ -71,6 +75,20 @@ class TaskLosses:
             )
             out[task.name] = loss * (len(rows) / max(1, len(known)))
         return out
+
+    def _of_all_rows(self, logits: Tensor, seen: Tensor) -> Tensor:
+        """Return logits (B, T, columns) of rows seen or not."""
+        over_all = [
+            given is None or task.entire_space == "direct"
+            for given, task in zip(self._given, self.tasks, strict=True)
+        ]
+        return torch.stack(
+            [
+                joint_columns(logits[:, i], seen) if over_all[i] else logits[:, i]
+                for i in range(len(over_all))
+            ],
+            dim=1,
+        )
 
     def _compared(self, i: int, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the logit columns (B, columns) that are compared with a task's labels, and their offset (B,)."""

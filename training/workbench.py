@@ -70,14 +70,24 @@ class Workbench:
         """The features that a model reads.
 
         Raises:
-            ConfigError: the model leaves out a feature that there is not, or all of an item's.
+            ConfigError: the model leaves out a feature that there is not, or all of an item's; or `presentation`
+                names what is no feature of a candidate, or one that is left out.
         """
         known = {feature.name for feature in self.features} | {side.value for side in COUNTED_SIDES}
         if unknown := sorted(set(model.leave_out) - known):
             raise ConfigError(
                 f"leave_out: the dataset has no feature {unknown[0]!r}; it has {', '.join(sorted(known))}"
             )
-        dropped = set(model.leave_out)
+        presentation = model.presentation
+        candidate = [
+            f.name for f in self.features if f.side is Side.CANDIDATE and f.name not in model.leave_out
+        ]
+        if unknown := sorted(set(presentation.features) - set(candidate)):
+            raise ConfigError(
+                f"presentation.features: the model has no candidate feature {unknown[0]!r}; it has "
+                f"{', '.join(sorted(candidate)) or 'none'}"
+            )
+        dropped = {*model.leave_out, *(presentation.features if presentation.mode == "none" else ())}
         kept = tuple(
             feature
             for feature in self.features

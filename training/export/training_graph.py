@@ -105,7 +105,7 @@ def write_training_graph(path: Path, model: CtrModel, tasks: Sequence[TaskSpec])
     ids = torch.int64
     example = {
         ITEM: torch.zeros(rows, dtype=ids),
-        CANDIDATE_IDS: torch.zeros(rows, len(model.candidate.names), dtype=ids),
+        CANDIDATE_IDS: torch.zeros(rows, model.candidate.columns_count, dtype=ids),
         USER_IDS: torch.zeros(rows, len(model.user.names), dtype=ids),
         DOMAIN: torch.zeros(rows, dtype=ids),
     }

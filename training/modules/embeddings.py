@@ -24,6 +24,7 @@ class FeatureEmbeddings(nn.Module):
         """`ids_counts` and `widths` are keyed by feature, in the order of the id tensor's columns."""
         super().__init__()
         self.names = tuple(ids_counts)
+        self.columns_count = len(self.names)
         self.slices: dict[str, slice] = {}
         self.tables = nn.ModuleList()
         self._columns: list[slice] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from service.contract.artefact import read_artefact
 from service.contract.golden import read_golden
 from tests.support.pipelines import changed, copied, run
 from training.config import PipelineConfig
+from training.errors import ConfigError
 from training.fit import predict, probabilities
 from training.metrics.natural import natural_weights, pcoc
 from training.pipeline import PER_MODEL, Step
@@ -88,3 +90,43 @@ def test_every_form_of_a_given_task_is_sealed_and_served_as_evaluated(
     for request in read_golden(folder):
         p = np.array(request.probability)
         assert bool((p[:, 1] <= p[:, 0]).all()) and bool((p >= 0).all())
+
+
+@pytest.mark.parametrize("mode", ["none", "neutral", "pal"])
+def test_every_mode_of_presentation_is_sealed_and_serves_what_was_evaluated(
+    finished_pipeline: PipelineConfig, tmp_path: Path, mode: str
+) -> None:
+    """Metrics of the manifest are those of predictions that the place does not change."""
+    presentation = {"features": ["position"], "mode": mode}
+    bench = sealed(finished_pipeline, tmp_path, {"presentation": presentation})
+    quiet = Progress(quiet=True)
+    data = bench.encoded_for(bench.config.models[MODEL], quiet)
+    ids = data.candidate_ids.copy()
+    if mode != "none":
+        ids[:, 0] = 0
+    placeless = replace(data, candidate_ids=ids)
+    trained = load_model(bench, MODEL, quiet)
+    visits = data.visits_of("test")
+    p = probabilities(predict(trained, placeless, visits), bench.tasks)[:, 0]
+    labels = data.labels[data.rows_of(visits), 0]
+    weights = natural_weights(labels, data.keep_probability[data.rows_of(visits)])
+    assert pcoc(labels, p, weights) == pytest.approx(click_pcoc(bench, "test"), rel=1e-5)
+    manifest = read_artefact(bench.done("verify", MODEL) / "artefact")
+    assert ("position" in {feature.name for feature in manifest.features}) == (mode != "none")
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (["positon"], "no candidate feature 'positon'; it has position"),
+        (["country"], "no candidate feature 'country'"),
+    ],
+)
+def test_presentation_of_what_is_no_feature_of_a_candidate_is_refused(
+    finished_pipeline: PipelineConfig, features: list[str], message: str
+) -> None:
+    config = changed(
+        finished_pipeline, {f"models.{MODEL}.presentation": {"features": features, "mode": "pal"}}
+    )
+    with pytest.raises(ConfigError, match=message):
+        Workbench(config).features_of(config.models[MODEL])

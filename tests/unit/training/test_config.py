@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from tests.support.pipelines import changed
 from tests.support.synthetic_dataset import tiny_config
@@ -139,3 +140,29 @@ def test_all_that_is_wrong_with_plug_ins_is_told_at_once(config: PipelineConfig)
         "models.star.backbone.a",
         "models.star.backbone.b",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"presentation": {"mode": "pal"}}, "mode 'pal' needs the names of some"),
+        (
+            {"presentation": {"features": ["place"], "mode": "neutral"}, "fit": {"cold_start_ratio": 0}},
+            "let fit.cold_start_ratio show it",
+        ),
+        ({"presentation": {"features": ["place"], "mode": "blind"}}, "presentation.mode"),
+        ({"entire_space": "all"}, "entire_space"),
+    ],
+)
+def test_options_of_a_model_that_contradict_each_other_are_refused(
+    changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ModelConfig.model_validate({"backbone": "mlp", **changes})
+
+
+def test_the_form_of_a_task_is_the_models_or_its_own() -> None:
+    one = ModelConfig.model_validate({"backbone": "mlp", "entire_space": "product"})
+    own = ModelConfig.model_validate({"backbone": "mlp", "entire_space": {"buy": "direct"}})
+    assert [one.entire_space_of(task) for task in ("buy", "like")] == ["product", "product"]
+    assert [own.entire_space_of(task) for task in ("buy", "like")] == ["direct", "conditional"]

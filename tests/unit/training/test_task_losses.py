@@ -114,3 +114,28 @@ def test_a_chain_multiplies_down_to_the_first_and_is_sampled_through_it() -> Non
     torch.testing.assert_close(losses_of(*tasks)(logits[..., None], batch)["keep"], expected)
     bought = cross_entropy(p / (q + 0.5 * (1 - q)), batch.labels[:, 1]).mean()
     torch.testing.assert_close(losses_of(*tasks)(logits[..., None], batch)["buy"], bought)
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_what_was_not_seen_is_not_clicked(columns: int) -> None:
+    """p(click) is p(seen) times the tower's, and sampled as such; among clicked rows nothing changes."""
+    batch, seen = a_batch(LABELS, KEEP), torch.tensor([2.0, -1.0, 0.0, 3.0, 0.5])
+    losses = losses_of(CLICK, buy("conditional"))
+    logits = LOGITS[..., None] if columns == 1 else torch.stack([torch.zeros(5, 2), LOGITS], dim=-1)
+    found = losses(logits, batch, seen)
+    p = torch.sigmoid(LOGITS[:, 0]) * torch.sigmoid(seen)
+    odds = p / (1 - p) / torch.tensor(KEEP)
+    expected = cross_entropy(odds / (1 + odds), batch.labels[:, 0]).mean()
+    torch.testing.assert_close(found["click"], expected)
+    torch.testing.assert_close(found["buy"], losses(logits, batch)["buy"])
+
+
+@pytest.mark.parametrize("form", ["product", "direct"])
+def test_tasks_over_all_rows_need_to_be_seen(form: EntireSpace) -> None:
+    """Without sampling: a product is of three probabilities, and a direct task's of two."""
+    batch, seen = a_batch(LABELS[:3], [1.0, 1.0, 1.0]), torch.tensor([2.0, -1.0, 0.0])
+    q, p = torch.sigmoid(LOGITS[:3]).unbind(1)
+    own = torch.sigmoid(seen) * (p * q if form == "product" else p)
+    expected = cross_entropy(own, batch.labels[:, 1]).mean()
+    found = losses_of(CLICK, buy(form))(LOGITS[:3, :, None], batch, seen)
+    torch.testing.assert_close(found["buy"], expected)
