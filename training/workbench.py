@@ -16,7 +16,8 @@ from service.contract.catalogue import Catalogue, read_catalogue
 from service.contract.features import FeatureSpec, Side
 from service.contract.history import I64, U32, Snapshot
 from service.contract.manifest import TaskSpec
-from service.contract.statistics import StatisticsEncoder
+from service.contract.match import ANY, ITEM
+from service.contract.statistics import StatisticsEncoder, level_of
 from training.config import ModelConfig, PipelineConfig
 from training.data.dataset import Dataset
 from training.data.encoded import COUNTED_SIDES, EncodedData, encode_dataset, item_rows
@@ -67,7 +68,7 @@ class Workbench:
         return build_features(self.dataset, self.config.vocabulary, self.config.statistics)
 
     def features_of(self, model: ModelConfig) -> tuple[FeatureSpec, ...]:
-        """The features that a model reads.
+        """The features that a model reads. What is matched by a feature of items is left out along with it.
 
         Raises:
             ConfigError: the model leaves out a feature that there is not, or all of an item's; or `presentation`
@@ -93,9 +94,11 @@ class Workbench:
             for feature in self.features
             if feature.name not in dropped and not (feature.side in COUNTED_SIDES and feature.side in dropped)
         )
-        if not any(feature.side is Side.ITEM for feature in kept):
+        items = {feature.name for feature in kept if feature.side is Side.ITEM}
+        if not items:
             raise ConfigError("leave_out: a model must read at least one feature of the item")
-        return kept
+        levels = items | {ANY, ITEM}  # the item itself is matched by its row, not by its vocabulary
+        return tuple(f for f in kept if f.side is not Side.MATCH or level_of(f) in levels)
 
     def domains_of(self, model: ModelConfig) -> tuple[str, ...]:
         """The domains that a model is trained on and serves, in the dataset's order.

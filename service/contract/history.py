@@ -203,7 +203,8 @@ def build_history(
     """Lay out the history of one request. The only place where this is decided.
 
     `recent` may be in any order and may hold behaviors that the snapshot already covers, or that lie at or
-    after the request: both are left out. Behaviors of equal time keep their order in `recent`.
+    after the request: both are left out. Behaviors of equal time keep their order in `recent`. Ages are whole
+    seconds at the snapshot and whole seconds since: up to a second less than the age from moment to moment.
 
     Shapes:
         returns: clusters (C + singletons,), recents (at most limits.recents_max,), behaviors (at most

@@ -57,7 +57,7 @@ def build_model(bench: Workbench, config: ModelConfig, data: EncodedData, losses
     """Build a model for the dataset, from its seed.
 
     Raises:
-        ConfigError: the config names a feature or a task that the dataset lacks.
+        ConfigError: the config names a feature or a task that the dataset lacks, or reads what no history holds.
     """
     known = {"embedding_widths": {f.name for f in bench.features}, "losses": {t.name for t in bench.tasks}}
     asked = {"embedding_widths": config.embedding_widths.keys(), "losses": config.losses.keys() - {"default"}}
@@ -67,7 +67,7 @@ def build_model(bench: Workbench, config: ModelConfig, data: EncodedData, losses
                 f"{key}.{unknown[0]}: the dataset has no such name; it has {', '.join(sorted(known[key]))}"
             )
     torch.manual_seed(config.fit.seed)
-    return CtrModel(
+    built = CtrModel(
         config,
         features=data.features,
         item_ids=torch.from_numpy(data.item_ids),
@@ -75,6 +75,15 @@ def build_model(bench: Workbench, config: ModelConfig, data: EncodedData, losses
         tasks_count=len(bench.tasks),
         logit_columns=losses.logit_columns,
     )
+    limits = bench.config.history.limits
+    for part, limit, count in (
+        ("recents", "recents_max", limits.recents_max),
+        ("behaviors", "behaviors_max", limits.behaviors_max),
+    ):
+        readers = [name for name, read in built.reads.items() if read == part]
+        if readers and count == 0:
+            raise ConfigError(f"history.limits.{limit} is 0: {readers[0]} would read nothing")
+    return built
 
 
 def check_visits(visits: I64, reason: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from service.contract.features import Side
+from service.contract.statistics import level_of
 from tests.support.synthetic_dataset import DOMAINS
 from training.config import ModelConfig, PipelineConfig
 from training.data.encoded import COUNTED_SIDES
@@ -45,6 +46,14 @@ def test_all_that_is_counted_of_a_side_is_left_out_by_the_sides_name(bench: Work
     kept = bench.features_of(model(leave_out=[side.value]))
     assert kept == tuple(feature for feature in bench.features if feature.side is not side)
     assert len(kept) < len(bench.features)
+
+
+def test_what_is_counted_by_a_feature_of_items_is_left_out_with_it(bench: Workbench) -> None:
+    """But for counts of the very item, which no vocabulary decides."""
+    kept = bench.features_of(model(leave_out=["category", "item_id"]))
+    levels = {level_of(feature) for feature in kept if feature.side is Side.MATCH}
+    assert levels == {"any", "item_id"}
+    assert [feature.name for feature in kept if feature.side is Side.ITEM] == ["price"]
 
 
 @pytest.mark.parametrize("name", ["yeers", "item", "user", "match_brand_count", ""])

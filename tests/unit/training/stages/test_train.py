@@ -81,6 +81,23 @@ def test_widths_and_losses_of_names_that_there_are_are_used(finished_pipeline: P
     assert losses.logit_columns == 2
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"models.star.interests": [{"name": "sim_hard", "by": "category"}]},
+            "history.limits.behaviors_max is 0: sim_hard would read nothing",
+        ),
+        ({"history.limits.recents_max": 0}, "history.limits.recents_max is 0: short_term would read nothing"),
+    ],
+)
+def test_a_module_that_would_read_nothing_is_refused(
+    finished_pipeline: PipelineConfig, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        train.run(Workbench(changed(finished_pipeline, changes)), tmp_path, QUIET, model="star")
+
+
 def test_without_exposures_before_the_first_snapshot_there_are_no_item_vectors(
     finished_pipeline: PipelineConfig, tmp_path: Path
 ) -> None:
