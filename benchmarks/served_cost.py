@@ -48,7 +48,13 @@ STAR: Final = "star"
 AGAIN: Final = "star, again"
 OPTIONS: Final[Mapping[str, dict[str, Any]]] = {"sim_hard": {"by": "product_type"}}
 """Options that a plug-in cannot do without."""
-VARIANTS: Final[Mapping[str, dict[str, Any]]] = {"twin_v2, keep 100": {"name": "twin_v2", "keep": 100}}
+VARIANTS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
+    "dcnv2, rank 32": ("backbone", {"name": "dcnv2", "rank": 32}),
+    "ple, one level": ("backbone", {"name": "ple", "levels": 1}),
+    "twin, keep all": ("interest", {"name": "twin", "keep": None}),
+    "twin_v2, keep 100": ("interest", {"name": "twin_v2", "keep": 100}),
+}
+"""What some options of a method make of its cost."""
 ROUNDS: Final = 60
 RUNS: Final = (5, 5, 1)
 """Calls of each kind in a round."""
@@ -98,17 +104,17 @@ def main() -> None:
 
 def choices() -> dict[str, tuple[str, ModelConfig]]:
     """Return what is measured by name: its kind, and a model of it. STAR is first, and second."""
-    backbones = plugin_names("training.backbones")
-    found = {STAR: ("backbone", _model(STAR)), AGAIN: ("backbone", _model(STAR))}
-    found |= {name: ("backbone", _model(name)) for name in backbones}
-    interests = {name: {"name": name, **OPTIONS.get(name, {})} for name in plugin_names("training.interest")}
-    for name, interest in {**interests, **VARIANTS}.items():
-        found[name] = ("interest", _model(STAR, interest))
-    return found
+    asked = {STAR: ("backbone", {"name": STAR}), AGAIN: ("backbone", {"name": STAR})}
+    asked |= {name: ("backbone", {"name": name}) for name in plugin_names("training.backbones")}
+    for name in plugin_names("training.interest"):
+        asked[name] = ("interest", {"name": name, **OPTIONS.get(name, {})})
+    asked |= VARIANTS
+    return {name: (kind, _model(kind, plugin)) for name, (kind, plugin) in asked.items()}
 
 
-def _model(backbone: str, *interests: dict[str, Any]) -> ModelConfig:
-    return ModelConfig.model_validate({"backbone": backbone, "interests": list(interests)})
+def _model(kind: str, plugin: dict[str, Any]) -> ModelConfig:
+    chosen = {"backbone": plugin} if kind == "backbone" else {"backbone": STAR, "interests": [plugin]}
+    return ModelConfig.model_validate(chosen)
 
 
 def made(folder: Path, request: Request) -> list[Measured]:
@@ -231,9 +237,14 @@ def rendered(results: Mapping[str, Any]) -> str:
         f"{again['over_star']:.2f} ({low:.2f} to {high:.2f}).",
     ]
     for kind, title in TITLES.items():
-        chosen = [row for row in rows if row["kind"] == kind and row["name"] != AGAIN]
+        chosen = sorted((row for row in rows if row["kind"] == kind and row["name"] != AGAIN), key=_place)
         parts.append(table([title, *header], [line(row) for row in chosen]))
     return "\n\n".join(parts)
+
+
+def _place(row: Mapping[str, Any]) -> tuple[bool, str]:
+    """Return where a row stands in its table: STAR first, then by name."""
+    return row["name"] != STAR, row["name"]
 
 
 if __name__ == "__main__":

@@ -6,12 +6,19 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
-from training.config import ModelConfig, PipelineConfig, PluginConfig, check_plugins
+from service.contract.manifest import EntireSpace
+from training.config import (
+    ModelConfig,
+    PipelineConfig,
+    PluginConfig,
+    PresentationConfig,
+    check_plugins,
+)
 from training.plugins import load_plugin, plugin_names
 
 ROOT = Path(__file__).parents[3]
@@ -118,6 +125,18 @@ def _literals(annotation: Any) -> list[Any]:
 @pytest.mark.parametrize("name", COUNTED)
 def test_what_is_counted_has_a_section(name: str) -> None:
     assert ("Counted features", name) in SECTIONS
+
+
+@pytest.mark.parametrize(
+    ("chapter", "choices"),
+    [
+        ("Tasks that need a click", get_args(EntireSpace)),
+        ("Presentation", get_args(PresentationConfig.model_fields["mode"].annotation)),
+    ],
+)
+def test_a_chapter_names_all_choices(chapter: str, choices: tuple[str, ...]) -> None:
+    text = SECTIONS[chapter, chapter].text
+    assert [choice for choice in choices if f"\n- `{choice}`" not in text] == []
 
 
 def test_no_section_is_of_a_method_that_there_is_not() -> None:
