@@ -1,88 +1,61 @@
-"""Isotonic calibration: an increasing, piecewise straight map of the logit, its knots from isotonic regression.
+"""Isotonic calibration: a rising, piecewise straight map of the logit, that of the least natural log-loss.
 
-Isotonic regression of the label on the logit gives blocks of rows of one rate each. A block becomes a knot: from
-the logit of its mean probability to the logit of its observed rate. Between knots the map is straight, beyond the
-outer ones it goes on at slope 1. Neighbouring blocks are pooled first
+Knots stand at quantiles of the positives' logits, so that every piece has `positives_per_piece` of them, and there are
+no more than `pieces_max`; with too few for two pieces the map is Platt's line. The level and one slope a piece,
+each within `slope_min` and `slope_max`, minimize the weighted log-loss: a convex problem, whose optimum predicts as
+many positives as there are. The outer pieces go on for ever at their slopes.
 
-1. until each has `positives_min` rows of either label, and there are no more than `knots_max`;
-2. until the slope between any two knots is within `slope_min` and `slope_max`.
-
-So every slope is positive and the map keeps the ranking: no two logits change places, in float32 neither, as each
-segment adds a term that never falls; two nearer than float32 tells apart after the map may tie. The steepest slope
-bounds how much the map can magnify a difference between torch and ONNX Runtime.
+Every slope is positive, so the map keeps the ranking: no two logits change places, in float32 neither, as each
+piece adds a term that never falls; two that are nearer than float32 tells apart after the map may tie. The
+steepest slope bounds how much the map can magnify a difference between torch and ONNX Runtime.
 
 Source:
-    Transforming Classifier Scores into Accurate Multiclass Probability Estimates (Zadrozny & Elkan 2002); straight
-    lines between block centers as in Centered Isotonic Regression, arXiv:1701.05964, instead of steps, which would
-    tie all candidates of a block.
-    Differs: in logits, where small rates are; centers are mean probabilities, so that a model calibrated already
-    has its knots on the diagonal, and not mean scores; steps 1 and 2, without which a block without a positive has
-    no logit, and two blocks that lie near each other make a cliff.
+    Transforming Classifier Scores into Accurate Multiclass Probability Estimates (Zadrozny & Elkan 2002): a map
+    that rises and is otherwise free.
+    Differs: straight pieces in logits, where small rates are, instead of steps, which tie all candidates of a
+    step and take a step without a positive for certainty; fitted by log-loss with bounded slopes, instead of by
+    squares with pooled violators.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
-from pydantic import Field
-from sklearn.isotonic import isotonic_regression
+from pydantic import Field, model_validator
+from scipy.optimize import minimize
 from torch import Tensor
 
-from training.calibration._maps import F64, I64, Calibration, CalibrationRows, MapOptions, logit_of, sigmoid
+from training.calibration._maps import F64, Calibration, CalibrationRows, MapOptions, sigmoid
 
 
 class Options(MapOptions):
-    """How finely the map follows the rows."""
+    """How closely the map follows the rows."""
 
-    knots_max: int = Field(default=32, ge=1, description="most knots of a map")
-    slope_min: float = Field(default=0.05, gt=0, le=1, description="flatter neighbours are pooled")
-    slope_max: float = Field(default=4.0, ge=1, description="steeper neighbours are pooled")
+    pieces_max: int = Field(default=16, ge=1, description="most pieces of a map")
+    positives_per_piece: int = Field(default=200, ge=1, description="least positives under a piece")
+    slope_min: float = Field(default=0.05, gt=0)
+    slope_max: float = Field(default=4.0)
 
-
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """Runs of rows in the order of their logits. Axes: all (K,).
-
-    mass, positive_mass, probability_mass: natural weight, of positives, and times the predicted probability;
-    positives, negatives: rows as they are.
-    """
-
-    mass: F64
-    positive_mass: F64
-    probability_mass: F64
-    positives: I64
-    negatives: I64
-
-    def pooled(self, starts: I64) -> Blocks:
-        """Return fewer blocks; `starts` are the first of each."""
-        return Blocks(
-            np.add.reduceat(self.mass, starts),
-            np.add.reduceat(self.positive_mass, starts),
-            np.add.reduceat(self.probability_mass, starts),
-            np.add.reduceat(self.positives, starts),
-            np.add.reduceat(self.negatives, starts),
-        )
-
-    def without_boundary(self, after: int) -> Blocks:
-        """Return the blocks with block `after` and the next one pooled."""
-        return self.pooled(np.delete(np.arange(len(self.mass)), after + 1))
-
-    def knots(self) -> tuple[F64, F64]:
-        """Return where the knots are and what they become, both rising, (K,) each."""
-        return logit_of(self.probability_mass / self.mass), logit_of(self.positive_mass / self.mass)
+    @model_validator(mode="after")
+    def _slopes_are_ordered(self) -> Self:
+        if self.slope_max < self.slope_min:
+            raise ValueError("slope_max must be at least slope_min")
+        return self
 
 
 class IsotonicCalibration(Calibration):
-    """A map a task, or a task and domain, as a sum over segments: slope · min(max(logit − start, 0), width).
+    """A map a task, or a task and domain: a level at the first knot, and what each piece adds on either side of it.
 
-    The last segment has no end; unused ones have slope and width 0.
+    level + below · min(logit − first, 0) + Σ slope · min(max(logit − start, 0), width) over the pieces above. The
+    last has no end; those not used have slope and width 0.
     """
 
     first: Tensor  # (G, T) the first knot
     level: Tensor  # (G, T) what it becomes
-    start: Tensor  # (G, T, K) where each segment begins
+    below: Tensor  # (G, T) slope of the lowest piece
+    start: Tensor  # (G, T, K) where each further piece begins
     width: Tensor  # (G, T, K)
     slope: Tensor  # (G, T, K)
 
@@ -90,10 +63,11 @@ class IsotonicCalibration(Calibration):
         super().__init__(options, domains_count=domains_count)
         self.options = options
         maps = (self.groups_count, tasks_count)
-        identity = torch.zeros(*maps, options.knots_max)
+        identity = torch.zeros(*maps, max(1, options.pieces_max - 1))
         identity[..., 0] = 1.0
         self.register_buffer("first", torch.zeros(maps))
         self.register_buffer("level", torch.zeros(maps))
+        self.register_buffer("below", torch.ones(maps))
         self.register_buffer("start", torch.zeros_like(identity))
         self.register_buffer("width", torch.where(identity > 0, torch.inf, 0.0))
         self.register_buffer("slope", identity)
@@ -103,66 +77,64 @@ class IsotonicCalibration(Calibration):
         start, width, slope = (self.of_group(v, domain) for v in (self.start, self.width, self.slope))
         below = torch.clamp(logit - self.of_group(self.first, domain), max=0.0)
         above = torch.minimum(torch.clamp(logit[..., None] - start, min=0.0), width)  # (N, T, K)
-        return self.of_group(self.level, domain) + below + (above * slope).sum(-1)
+        rise = below * self.of_group(self.below, domain) + (above * slope).sum(-1)
+        return self.of_group(self.level, domain) + rise
 
     def fit_map(self, group: int, task: int, rows: CalibrationRows) -> None:
-        """Fit the knots of one map."""
-        x, y = fit_knots(rows, self.options)
-        count = len(x)
-        slope = np.append(np.diff(y) / np.diff(x), 1.0)
-        width = np.append(np.diff(x), np.inf)
-        self.first[group, task], self.level[group, task] = float(x[0]), float(y[0])
-        for buffer, values in ((self.start, x), (self.width, width), (self.slope, slope)):
+        """Fit level and slopes of one map."""
+        knots = knots_of(rows, self.options)
+        level, slopes = fit_pieces(rows, knots, self.options)
+        self.first[group, task], self.level[group, task] = float(knots[0]), level
+        self.below[group, task] = float(slopes[0])
+        width = np.append(np.diff(knots), np.inf)
+        for buffer, values in ((self.start, knots), (self.width, width), (self.slope, slopes[1:])):
             buffer[group, task] = 0.0
-            buffer[group, task, :count] = torch.from_numpy(values).to(buffer.dtype)
+            buffer[group, task, : len(values)] = torch.from_numpy(values).to(buffer.dtype)
 
 
-def fit_knots(rows: CalibrationRows, options: Options) -> tuple[F64, F64]:
-    """Return where the knots of a map are and what they become, (K,) each, K at most `knots_max`.
+def knots_of(rows: CalibrationRows, options: Options) -> F64:
+    """Return where the pieces meet, (K,), rising; of a map of one piece, its middle, K = 1."""
+    positive = rows.logit[rows.label > 0]
+    pieces = min(options.pieces_max, len(positive) // options.positives_per_piece)
+    if pieces < 2:
+        return np.array([np.median(positive)])
+    knots: F64 = np.unique(np.quantile(positive, np.arange(1, pieces) / pieces))
+    return knots
 
-    Args:
-        rows: at least `positives_min` of either label.
+
+def fit_pieces(rows: CalibrationRows, knots: F64, options: Options) -> tuple[float, F64]:
+    """Return the level at the first knot and the slope of each piece, (K + 1,), of the least log-loss.
+
+    Where there are too few positives for two pieces, both have one slope.
     """
-    blocks = _filled(_regression_blocks(rows), options)
-    while len(blocks.mass) > 1:
-        x, y = blocks.knots()
-        slope = np.log(np.maximum(np.diff(y) / np.diff(x), np.finfo(float).tiny))
-        outside = np.maximum(np.log(options.slope_min) - slope, slope - np.log(options.slope_max))
-        worst = int(np.argmax(outside))
-        if outside[worst] <= 0:
-            break
-        blocks = blocks.without_boundary(worst)
-    return blocks.knots()
+    one_slope = (rows.label > 0).sum() < 2 * options.positives_per_piece or options.pieces_max < 2
+    rises = [np.minimum(rows.logit - knots[0], 0.0)]
+    for start, width in zip(knots, np.append(np.diff(knots), np.inf), strict=True):
+        rises.append(np.minimum(np.maximum(rows.logit - start, 0.0), width))
+    x = np.stack(rises, axis=1)  # (B, slopes)
+    if one_slope:
+        x = x.sum(axis=1, keepdims=True)
+    weight = rows.weight / rows.weight.sum()
+    scale = np.sqrt(weight @ x**2)  # one step length for all slopes
+    scale = np.where(scale > 0, scale, 1.0)
+    x = x / scale
 
+    def loss_and_gradient(at: F64) -> tuple[float, F64]:
+        z = at[0] + x @ at[1:]
+        error = weight * (sigmoid(z) - rows.label)
+        loss = weight @ (np.logaddexp(0.0, z) - rows.label * z)
+        return float(loss), np.append(error.sum(), error @ x)
 
-def _regression_blocks(rows: CalibrationRows) -> Blocks:
-    """Return the blocks of isotonic regression; rows of equal logits are in one block."""
-    _, place = np.unique(rows.logit, return_inverse=True)
-    positives = np.bincount(place, rows.label > 0).astype(np.int64)
-    points = Blocks(
-        mass=np.bincount(place, rows.weight).astype(np.float64),
-        positive_mass=np.bincount(place, rows.weight * rows.label).astype(np.float64),
-        probability_mass=np.bincount(place, rows.weight * sigmoid(rows.logit)).astype(np.float64),
-        positives=positives,
-        negatives=(np.bincount(place) - positives).astype(np.int64),
-    )
-    rate = isotonic_regression(points.positive_mass / points.mass, sample_weight=points.mass)
-    return points.pooled(np.flatnonzero(np.diff(rate, prepend=-1.0) > 0))
-
-
-def _filled(blocks: Blocks, options: Options) -> Blocks:
-    """Return blocks pooled from the lowest on until each has enough; what is left over joins the last."""
-    enough = max(options.positives_min, -(-int(blocks.positives.sum()) // options.knots_max))
-    starts, positives, negatives = [0], 0, 0
-    for i in range(len(blocks.mass)):
-        if positives >= enough and negatives >= options.positives_min:
-            starts.append(i)
-            positives = negatives = 0
-        positives += int(blocks.positives[i])
-        negatives += int(blocks.negatives[i])
-    if len(starts) > 1 and (positives < enough or negatives < options.positives_min):
-        starts.pop()
-    return blocks.pooled(np.array(starts))
+    found = minimize(
+        loss_and_gradient,
+        np.append(knots[0], np.clip(1.0, options.slope_min, options.slope_max) * scale),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(None, None), *((options.slope_min * s, options.slope_max * s) for s in scale)],
+        options={"ftol": 1e-15, "gtol": 1e-9, "maxiter": 2000, "maxfun": 4000},
+    ).x
+    slopes = np.broadcast_to(found[1:] / scale, len(knots) + 1)
+    return float(found[0]), np.array(slopes)
 
 
 def build(options: Options, *, domains_count: int, tasks_count: int) -> IsotonicCalibration:
