@@ -95,7 +95,8 @@ def test_features_lie_by_side_each_in_its_width(data: EncodedData) -> None:
     assert list(model.item.names) == names[Side.ITEM]
     assert list(model.candidate.names) == [name for side in CANDIDATE_SIDES for name in names[side]]
     assert model.item.width == 5 + 3 + 3 and model.user.width == 5 * 3 + 1
-    assert model.candidate.width == 3 * len(model.candidate.names)
+    counted = len(model.candidate.names) - len(names[Side.CANDIDATE])
+    assert model.candidate.width == 3 * len(names[Side.CANDIDATE]) + 4 * counted  # a width of their own
     for embeddings in (model.user, model.item, model.candidate):
         counts = [len(embeddings.table_of(name)) for name in embeddings.names]
         encoders = {f.name: f.encoder for f in data.features}
