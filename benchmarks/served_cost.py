@@ -3,10 +3,10 @@
     python -m benchmarks.served_cost [--rounds N] [--out FILE.json] [--page FILE.md]
 
 A backbone stands alone, an interest module beside STAR, each with its default options, on a made-up request of 200
-candidates (`made_up_request.py`). All are measured in turn, round by round, so that what else the machine does meets
-all alike; STAR stands twice, and how far its second is from its first is the noise. Beside each is the trained model's
-own forward of the same request in torch, which must give the same logits. Last, what counting match statistics and
-popularity takes (`made_up_counts.py`). Writes the table into docs/models.md.
+candidates (`made_up_request.py`), in processor time. All are measured round by round, in an order that changes, so that
+what else the machine does meets all alike; STAR stands twice, and how far its second is from its first is the noise.
+Beside each is the trained model's own forward of the same request in torch, which must give the same logits. Last, what
+counting match statistics and popularity takes (`made_up_counts.py`). Writes the table into docs/models.md.
 """
 
 from __future__ import annotations
@@ -156,19 +156,19 @@ def _calls(served: Served, request: Request, batch: Any) -> tuple[Callable[[], o
 
 
 def measure(measured: Sequence[Measured], *, rounds: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return microseconds a call, (rounds, models, calls), NaN where there is none.
+    """Return microseconds of processor time a call, (rounds, models, calls), NaN where there is none.
 
-    The order turns, so that none is always after the same one.
+    Each round has an order of its own, so that none is always after the same one.
     """
     out = np.full((rounds, len(measured), len(RUNS)), np.nan)
+    rng = np.random.default_rng(9)
     for number in range(-1, rounds):  # the first round warms up and is written over
-        for step in range(len(measured)):
-            place = (step + number) % len(measured)
+        for place in rng.permutation(len(measured)):
             for column, (call, runs) in enumerate(zip(measured[place].calls, RUNS, strict=False)):
-                began_ns = time.perf_counter_ns()
+                began_ns = time.process_time_ns()
                 for _ in range(runs):
                     call()
-                out[number, place, column] = (time.perf_counter_ns() - began_ns) / runs / 1000
+                out[number, place, column] = (time.process_time_ns() - began_ns) / runs / 1000
     return out
 
 
