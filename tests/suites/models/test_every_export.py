@@ -84,7 +84,7 @@ def test_a_score_does_not_change_with_the_other_candidates(
     together = exported.run(feeds_of(data, exported.tables, case))
     for chosen in ([0], [99], [5, 3], list(range(99, 40, -1))):
         alone = exported.run(feeds_of(data, exported.tables, Case(case.request, case.rows[chosen])))
-        np.testing.assert_allclose(alone, together[chosen], atol=2e-5, rtol=0)
+        np.testing.assert_allclose(alone, together[chosen], atol=2e-5, rtol=2e-5)
 
 
 def test_a_given_tasks_probability_is_the_product(
