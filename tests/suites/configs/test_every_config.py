@@ -29,6 +29,7 @@ from training.config import ModelConfig
 from training.export.parity import LOGIT_DIFFERENCE_LIMIT
 from training.plugins import plugin_names
 
+PROCESSES_MAX = 4  # of up to a gigabyte each
 SEALED, OTHERS = sealed_and_others()
 Made = dict[Case, Future[Sealed | Trained]]
 
@@ -41,7 +42,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     cases: list[Case] = [params["case"] for params in asked if "case" in params]
     placed = lay_out(tmp_path_factory.mktemp("configs"), sorted({case.config for case in cases}))
     context = multiprocessing.get_context("spawn")  # what has read tables has threads, and must not be forked
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(PROCESSES_MAX, os.cpu_count() or 1), mp_context=context) as pool:
         yield {
             case: pool.submit(seal if case in SEALED else train, placed[case.config], case.model)
             for case in cases
@@ -51,7 +52,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_every_config_is_here() -> None:
     assert {path.stem for path in CONFIGS} == {case.config for case in SEALED + OTHERS}
-    assert {case.config for case in OTHERS if is_study(case.config)} == {"study"}
+    assert not any(is_study(case.config) for case in SEALED) and any(is_study(case.config) for case in OTHERS)
 
 
 @pytest.mark.parametrize("case", SEALED, ids=str)
@@ -62,7 +63,7 @@ def test_a_model_passes_the_parity_gate_and_the_service_loads_it(case: Case, mad
     assert found.label.startswith(f"{case.model}-") and found.backbone == model.backbone.name
     assert found.domains == (model.domains or ("mailer", "display", "both"))
     assert found.rows_count >= VERIFY_ROWS
-    assert 0 < found.logit_difference_max <= found.logit_difference_limit == 1e-4
+    assert 0 <= found.logit_difference_max <= found.logit_difference_limit == 1e-4
 
 
 @pytest.mark.parametrize("case", OTHERS, ids=str)
