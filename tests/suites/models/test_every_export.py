@@ -24,11 +24,15 @@ from tests.suites.models.built import (
 )
 from training.data.encoded import COUNTED_SIDES, EncodedData
 from training.export.onnx_file import write_onnx
-from training.export.parity import LOGIT_DIFFERENCE_LIMIT, reference_logits
+from training.export.parity import reference_logits
 from training.export.raw_requests import Case
 from training.export.served_scorer import INPUT_NAMES, ServedScorer
 from training.fit import probabilities
 from training.model import CtrModel
+
+STIRRED_LIMIT = 5e-4
+"""These models' parameters are stirred: columns of logits reach 100, where float32 itself is off by 1e-4. Another row
+or item is off by whole units. Trained models pass the gate's limit in `tests/suites/configs`."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def test_logits_equal_the_training_graphs(exported: Exported, data: EncodedData,
         (exported.run(feeds_of(data, exported.tables, case)), reference_logits(exported.model, data, case))
         for case in cases
     )
-    assert worst <= LOGIT_DIFFERENCE_LIMIT
+    assert worst <= STIRRED_LIMIT
 
 
 def test_a_score_does_not_change_with_the_other_candidates(
@@ -84,7 +88,7 @@ def test_a_score_does_not_change_with_the_other_candidates(
     together = exported.run(feeds_of(data, exported.tables, case))
     for chosen in ([0], [99], [5, 3], list(range(99, 40, -1))):
         alone = exported.run(feeds_of(data, exported.tables, Case(case.request, case.rows[chosen])))
-        np.testing.assert_allclose(alone, together[chosen], atol=2e-5, rtol=2e-5)
+        np.testing.assert_allclose(alone, together[chosen], atol=STIRRED_LIMIT, rtol=0)
 
 
 def test_a_given_tasks_probability_is_the_product(
