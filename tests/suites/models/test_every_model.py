@@ -28,7 +28,7 @@ from training.model import CtrModel
 from training.modules.split import fold_logit_columns
 from training.task_losses import TaskLosses
 
-FLOAT32 = 2e-5
+FLOAT32 = 2e-4
 """Far above what another order of summation changes, far below what another row would."""
 
 

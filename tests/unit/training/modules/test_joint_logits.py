@@ -45,7 +45,7 @@ def test_far_out_nothing_is_lost_and_gradients_are_finite(columns: int) -> None:
     out = fold_logit_columns(joint_columns(first, second))
     half = np.log(2)
     expected = [-1000, -500 - half, -500, -500 - half, -np.log(3), 0, -500, 0, 500 - half]
-    torch.testing.assert_close(out.detach(), torch.tensor(expected), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(out.detach(), torch.tensor(expected, dtype=out.dtype), rtol=1e-6, atol=1e-6)
     out.sum().backward()
     assert first.grad is not None and second.grad is not None
     assert bool(torch.isfinite(first.grad).all()) and bool(torch.isfinite(second.grad).all())
