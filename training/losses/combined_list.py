@@ -13,50 +13,25 @@ Source:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.nn import functional
 
-from training.losses._contexts import Compare, Comparison, listwise_term
-from training.losses.bce import natural_logit
+from training.losses._listwise import ListwiseLoss, ListwiseOptions
 
 
-class Options(BaseModel):
-    """How much calibration counts against ranking, and what is compared."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    alpha: float = Field(default=0.9, ge=0.0, le=1.0, description="weight of the cross-entropy")
-    compare: Compare = Field(default="context", description="rows of a context, or all of the batch")
-    average: Literal["contexts", "positives"] = Field(
-        default="contexts", description="what counts alike: contexts with both labels, or their positives"
-    )
+class Options(ListwiseOptions):
+    """Options of the loss."""
 
 
-@dataclass(frozen=True, slots=True)
-class CombinedListLoss:
-    """α · cross-entropy + (1 − α) · listwise softmax."""
+class CombinedListLoss(ListwiseLoss):
+    """α · cross-entropy + (1 − α) · listwise softmax.
 
-    alpha: float = 0.9
-    compare: Compare = "context"
-    average: Literal["contexts", "positives"] = "contexts"
-    logit_columns: int = 1
+    Within a context the offset is a constant and cancels; over the batch it makes the softmax that of the rows as
+    sampled, so that natural-rate logits are its optimum.
+    """
 
-    def __call__(self, logits: Tensor, labels: Tensor, context: Tensor, offset: Tensor) -> Tensor:
-        """See `training.losses.Loss`; logits may be (B, 1) or (B, 2).
-
-        Both terms read logit + offset. Within a context the offset is a constant and cancels; over the
-        batch it makes the softmax that of the rows as sampled, so that natural-rate logits are its optimum.
-        """
-        if len(logits) == 0:
-            return logits.sum()
-        sampled = natural_logit(logits) + offset
-        bce = functional.binary_cross_entropy_with_logits(sampled, labels.to(logits.dtype))
-        ranking = listwise_term(sampled, Comparison.of(labels, context, self.compare), average=self.average)
-        return self.alpha * bce + (1.0 - self.alpha) * ranking
+    def log_scores(self, sampled: Tensor) -> Tensor:
+        """Return the logits themselves: e^z is normalized."""
+        return sampled
 
 
 def build(options: Options) -> CombinedListLoss:
