@@ -17,6 +17,7 @@ from service.contract.features import FeatureSpec, Side
 from service.contract.history import I64, U32, Snapshot
 from service.contract.manifest import TaskSpec
 from service.contract.match import ANY, ITEM
+from service.contract.popularity import DAY_MS
 from service.contract.statistics import StatisticsEncoder, level_of
 from training.config import ModelConfig, PipelineConfig
 from training.data.dataset import Dataset
@@ -27,7 +28,6 @@ from training.errors import ConfigError, StageError
 from training.history.storage import SnapshotTable
 from training.progress import Progress
 
-DAY_MS = 86_400_000
 SNAPSHOTS_FILE = "snapshots.parquet"
 ITEM_VECTORS_FILE = "item_vectors.npy"
 ARTEFACT_FOLDER = "artefact"
@@ -203,12 +203,13 @@ class Workbench:
     ) -> EncodedData:
         """Return the dataset as ids of some features, with the snapshots that `find_snapshot` gives."""
         visits = self.dataset.exposures.select("user_id", "shown_at_ms").n_unique()
+        popular = any(feature.side is Side.POPULARITY for feature in features)
         with progress.task("lay out histories", total=visits) as advance:
             return encode_dataset(
                 self.dataset,
                 features,
                 limits=self.config.history.limits,
                 find_snapshot=find_snapshot,
-                popularity=self.popularity_counts,
+                popularity=self.popularity_counts if popular else None,
                 progress=advance,
             )

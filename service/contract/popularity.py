@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 from zipfile import BadZipFile
@@ -60,6 +60,17 @@ class PopularityLevel:
     oldest_s: I64
     fading: F32
     values: tuple[str, ...] = ()
+
+    def take(self, places: I64) -> PopularityLevel:
+        """Return the level with the keys at some places only, in that order."""
+        return PopularityLevel(
+            self.keys[places],
+            self.count[places],
+            self.age_s[places],
+            self.oldest_s[places],
+            self.fading[places],
+            self.values,
+        )
 
 
 @dataclass(frozen=True)
@@ -128,33 +139,20 @@ class Popularity:
     def of_items(self, items: U32) -> Popularity:
         """Return what is counted of some items only: what a golden request carries."""
         wanted = np.unique(items).astype(np.int64)
-        chosen: dict[str, PopularityLevel] = {}
-        for name, level in self.levels.items():
-            kept = np.isin(level.keys >> 32, wanted)
-            chosen[name] = PopularityLevel(
-                level.keys[kept],
-                level.count[kept],
-                level.age_s[kept],
-                level.oldest_s[kept],
-                level.fading[kept],
-                level.values,
-            )
-        return Popularity(self.at_ms, chosen)
+        return Popularity(
+            self.at_ms,
+            {
+                name: level.take(np.flatnonzero(np.isin(level.keys >> 32, wanted)))
+                for name, level in self.levels.items()
+            },
+        )
 
     def renamed(self, ids: U32) -> Popularity:
         """Return the same with item i called `ids[i]`."""
         made: dict[str, PopularityLevel] = {}
         for name, level in self.levels.items():
             keys = ids[level.keys >> 32].astype(np.int64) << 32 | (level.keys & 0xFFFF_FFFF)
-            order = np.argsort(keys, kind="stable")
-            made[name] = PopularityLevel(
-                keys[order],
-                level.count[order],
-                level.age_s[order],
-                level.oldest_s[order],
-                level.fading[order],
-                level.values,
-            )
+            made[name] = replace(level, keys=keys).take(np.argsort(keys, kind="stable"))
         return Popularity(self.at_ms, made)
 
     @staticmethod

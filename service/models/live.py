@@ -23,7 +23,6 @@ from service.contract.artefact import (
 )
 from service.contract.catalogue import Catalogue, read_catalogue
 from service.contract.errors import ArtefactError, ContractError
-from service.contract.features import Side
 from service.contract.golden import replay_golden
 from service.contract.history import Behaviors, build_history
 from service.contract.manifest import Manifest
@@ -116,14 +115,17 @@ def load_model(registry: Path, name: str, catalogues: dict[str, Catalogue]) -> L
     snapshot = read_snapshot_ref(registry, manifest.snapshot_line)
     if snapshot is not None:
         catalogue.check(snapshot.catalogue)
+    encoder = RequestEncoder(manifest)
     model = LiveModel(
         manifest=manifest,
         catalogue=catalogue,
         tables=read_item_tables(folder),
-        encoder=RequestEncoder(manifest),
+        encoder=encoder,
         scorer=Scorer(folder, manifest),
         snapshot=snapshot,
-        popularity=_popularity(registry, manifest, snapshot),
+        popularity=_popularity(registry, manifest.snapshot_line, snapshot)
+        if encoder.reads_popularity
+        else Popularity.empty(),
         domains={domain: i for i, domain in enumerate(manifest.domains)},
         tasks=tuple(task.name for task in manifest.tasks),
     )
@@ -133,11 +135,9 @@ def load_model(registry: Path, name: str, catalogues: dict[str, Catalogue]) -> L
     return model
 
 
-def _popularity(registry: Path, manifest: Manifest, snapshot: SnapshotRef | None) -> Popularity:
+def _popularity(registry: Path, line: str, snapshot: SnapshotRef | None) -> Popularity:
     """Return the table published with a snapshot; an empty one where nothing was published, as with histories."""
-    if snapshot is None or not manifest.features_of(Side.POPULARITY):
-        return Popularity.empty()
-    return read_popularity(registry, manifest.snapshot_line, snapshot)
+    return Popularity.empty() if snapshot is None else read_popularity(registry, line, snapshot)
 
 
 def _check_tables(folder: Path, model: LiveModel) -> None:

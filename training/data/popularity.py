@@ -14,7 +14,7 @@ import polars as pl
 from service.contract.features import Side
 from service.contract.history import I64
 from service.contract.match import ITEM
-from service.contract.popularity import Popularity, PopularityLevel
+from service.contract.popularity import DAY_MS, Popularity, PopularityLevel
 from service.contract.statistics import HALF_LIVES_DAYS, fade
 from training.data.dataset import Dataset
 
@@ -66,7 +66,7 @@ class _Counting:
         self.values = values
         # In proportion to their weight at the data's start, so that counting on never scales what was counted.
         self._start_ms = int(self._at_ms[0]) if len(self._at_ms) else 0
-        half_lives_ms = np.array(HALF_LIVES_DAYS) * 86_400_000.0
+        half_lives_ms = np.array(HALF_LIVES_DAYS) * DAY_MS
         self._weight = np.exp2((self._at_ms - self._start_ms)[:, None] / half_lives_ms)
         self._first_ms = np.zeros(len(self._keys), np.int64)
         self._first_ms[self._pair[::-1]] = self._at_ms[::-1]  # the oldest is written last

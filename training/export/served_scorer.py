@@ -32,18 +32,7 @@ INPUT_NAMES = (
     names.CANDIDATE_IDS,
     names.ITEM_SHARED,
     names.ITEM_BY_DOMAIN,
-    names.CLUSTER_ITEM,
-    names.CLUSTER_SIZE,
-    names.CLUSTER_AGE,
-    names.CLUSTER_STRENGTH,
-    names.RECENT_ITEM,
-    names.RECENT_SIZE,
-    names.RECENT_AGE,
-    names.RECENT_STRENGTH,
-    names.BEHAVIOR_ITEM,
-    names.BEHAVIOR_SIZE,
-    names.BEHAVIOR_AGE,
-    names.BEHAVIOR_STRENGTH,
+    *(name for part in names.PARTS.values() for name in part),
 )
 
 

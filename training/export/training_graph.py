@@ -18,6 +18,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from service.contract import served_inputs
 from service.contract.manifest import TaskSpec
 from training.data.batch import Batch, PartIds
 from training.export.onnx_file import OPSET
@@ -29,7 +30,7 @@ ITEM: Final = "item"  # (N,) item rows
 CANDIDATE_IDS: Final = "candidate_ids"  # (N, FP)
 USER_IDS: Final = "user_ids"  # (N, FU)
 DOMAIN: Final = "domain"  # (N,)
-PARTS: Final = ("clusters", "recents", "behaviors")
+PARTS: Final = tuple(served_inputs.PARTS)
 PART_INPUTS: Final = ("item", "index", "size", "age", "strength")  # (U,) item rows, then four of (N, L)
 INPUT_NAMES: Final = (
     ITEM,
