@@ -28,7 +28,7 @@ from training.workbench import Workbench
 STAGE_FILE = "stage.json"
 STAGES = ("prepare", "embed", "cluster", "train", "evaluate", "export", "verify", "publish")
 PER_MODEL = ("train", "evaluate", "export", "verify")
-FORMAT = 2  # of what the stages write: raise it when their output changes its form
+FORMAT = 3  # of what the stages write: raise it when their output changes its form
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,8 @@ BEHAVIOR_DTYPE: Final = np.dtype([("at_ms", "<i8"), ("event", "<u8"), ("item", "
 
 SNAPSHOT_CODEC_VERSION: Final = 2
 _SNAPSHOT_HEADER: Final = struct.Struct(
-    "<B3xIIqI4x"
-)  # version, clusters, tail, snapshot_at_ms, counted items
+    "<B3xIIqII"
+)  # version, clusters, tail, snapshot_at_ms, counted items, fading counts of each
 _SNAPSHOT_HEADER_V1: Final = struct.Struct("<B3xIIq")  # without counted items
 
 
@@ -263,7 +263,12 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
     """Return the store's bytes of a snapshot: a header, then each array whole, little-endian."""
     tail, counts = snapshot.tail, snapshot.counts
     header = _SNAPSHOT_HEADER.pack(
-        SNAPSHOT_CODEC_VERSION, len(snapshot.item), len(tail), snapshot.at_ms, len(counts)
+        SNAPSHOT_CODEC_VERSION,
+        len(snapshot.item),
+        len(tail),
+        snapshot.at_ms,
+        len(counts),
+        len(HALF_LIVES_DAYS),
     )
     return b"".join(
         (
@@ -288,7 +293,7 @@ def decode_snapshot(blob: bytes) -> Snapshot:
     """Return the snapshot in the store's bytes, as views of them. One of version 1 has no counts.
 
     Raises:
-        BlobError: the version is unknown or the length does not fit the header.
+        BlobError: the version or the number of fading counts is unknown, or the length does not fit the header.
     """
     header = _SNAPSHOT_HEADER_V1 if blob[:1] == b"\x01" else _SNAPSHOT_HEADER
     if len(blob) < header.size:
@@ -296,7 +301,12 @@ def decode_snapshot(blob: bytes) -> Snapshot:
     version, clusters, tail, at_ms, *counted = header.unpack_from(blob)
     if version > SNAPSHOT_CODEC_VERSION or version == 0:
         raise BlobError(f"history blob of version {version}, this service reads {SNAPSHOT_CODEC_VERSION}")
-    counts = counted[0] if counted else 0
+    counts, half_lives = counted or (0, len(HALF_LIVES_DAYS))
+    if half_lives != len(HALF_LIVES_DAYS):
+        raise BlobError(
+            f"history blob with {half_lives} fading counts, this service reads {len(HALF_LIVES_DAYS)}:"
+            " publish the snapshots again"
+        )
     expected = header.size + clusters * 14 + tail * 14 + counts * (16 + 4 * len(HALF_LIVES_DAYS))
     if len(blob) != expected:
         raise BlobError(f"history blob of {len(blob)} bytes, its header asks for {expected}")

@@ -1,7 +1,7 @@
 """Statistics of counted behaviors, and how they become feature ids.
 
 What a key (this user and this product type, say) was counted to be before a moment: how many behaviors, days
-since the newest, two counts that fade, in which a behavior weighs half as much after each half-life, the mean
+since the newest, counts that fade, in which a behavior weighs half as much after each half-life, the mean
 gap between behaviors, and how due the next one is: days since the newest over the gap. A number in buckets is a
 feature like any other. Knows nothing of what was counted: `match.py` counts
 one user's life cycle, `popularity.py` everyone's.
@@ -22,7 +22,7 @@ I64 = npt.NDArray[np.int64]
 
 COUNT: Final = "count"
 DAYS: Final = "days"
-HALF_LIVES_DAYS: Final = (14.0, 56.0)
+HALF_LIVES_DAYS: Final = (4.0, 14.0, 56.0)
 FADING: Final = tuple(f"fading_{half_life:.0f}d" for half_life in HALF_LIVES_DAYS)
 GAP: Final = "gap"
 DUE: Final = "due"

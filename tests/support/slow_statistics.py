@@ -23,6 +23,7 @@ def statistics_of(ages_s: Sequence[int]) -> dict[str, float | None]:
     return {
         "count": float(count),
         "days": min(days) if days else None,
+        "fading_4d": sum(0.5 ** (day / 4) for day in days) if days else None,
         "fading_14d": sum(0.5 ** (day / 14) for day in days) if days else None,
         "fading_56d": sum(0.5 ** (day / 56) for day in days) if days else None,
         "gap": gap,
@@ -31,6 +32,7 @@ def statistics_of(ages_s: Sequence[int]) -> dict[str, float | None]:
 
 
 STATISTICS = tuple(statistics_of(()))
+FADING = ("fading_4d", "fading_14d", "fading_56d")
 
 
 def level_and_statistic(feature: FeatureSpec) -> tuple[str, str]:
@@ -51,15 +53,13 @@ def ids_of(feature: FeatureSpec, ages_s: Sequence[int]) -> set[int]:
 
 def counts_of(entries: Sequence[tuple[int, Sequence[int]]]) -> ItemCounts:
     """Return the counts of (item, ages in seconds of its behaviors), an entry each."""
-    fading = [
-        [statistics_of(ages_s)[name] or 0.0 for name in ("fading_14d", "fading_56d")] for _, ages_s in entries
-    ]
+    fading = [[statistics_of(ages_s)[name] or 0.0 for name in FADING] for _, ages_s in entries]
     return ItemCounts(
         np.array([item for item, _ in entries], np.uint32),
         np.array([len(ages_s) for _, ages_s in entries], np.uint32),
         np.array([min(ages_s) for _, ages_s in entries], np.int64),
         np.array([max(ages_s) for _, ages_s in entries], np.int64),
-        np.array(fading, np.float32).reshape(-1, 2),
+        np.array(fading, np.float32).reshape(-1, len(FADING)),
     )
 
 

@@ -25,7 +25,7 @@ class SnapshotOptions(BaseModel):
     counted_items_max: int = Field(
         default=2048,
         ge=0,
-        description="items whose count and last time are kept, those met last; 24 bytes each",
+        description="items whose count and last time are kept, those met last; 28 bytes each",
     )
     seed: int = Field(default=0, ge=0)
 

@@ -43,7 +43,7 @@ GOLDEN = Snapshot(
         np.array([7, 2**32 - 1], np.uint32),
         np.array([1, 2**32 - 2], np.int64),
         np.array([9, 2**32 - 1], np.int64),
-        np.array([[1.5, 2.0], [0.0, -0.25]], np.float32),
+        np.array([[0.5, 1.5, 2.0], [3.0, 0.0, -0.25]], np.float32),
     ),
 )
 WITHOUT_COUNTS = replace(GOLDEN, counts=ItemCounts.empty())
@@ -77,8 +77,8 @@ def written_out(snapshot: Snapshot, *, version: int) -> bytes:
     """Return a snapshot's bytes number by number: the format again, in other words than the codec's.
 
     version, 3 bytes of 0, how many clusters, how long a tail, the moment; from version 2 on how many counted
-    items and 4 bytes of 0. Then array by array: tail's times (i8); clusters' items, sizes and ages, the
-    tail's items (u4); from version 2 on the counted items, counts, ages of the newest and of the oldest (u4), and
+    items and of how many fading counts each. Then array by array: tail's times (i8); clusters' items, sizes and
+    ages, the tail's items (u4); from version 2 on the counted items, counts, ages of the newest and of the oldest (u4), and
     the fading counts, an item's side by side (f4); strengths of clusters and of the tail (u2).
     """
     of = columns(snapshot)
@@ -88,7 +88,7 @@ def written_out(snapshot: Snapshot, *, version: int) -> bytes:
     if version == 1:
         assert not of["counts_item"]
     else:
-        out += struct.pack("<II", len(of["counts_item"]), 0)
+        out += struct.pack("<II", len(of["counts_item"]), 3)
 
     def run(kind: str, names: Sequence[str]) -> bytes:
         return b"".join(struct.pack(f"<{kind}", value) for name in names for value in of[name])
@@ -111,7 +111,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         ItemCounts(
             *(draw(arrays.arrays(np.uint32, counted)) for _ in range(2)),
             *(draw(arrays.arrays(np.uint32, counted)).astype(np.int64) for _ in range(2)),
-            draw(arrays.arrays(np.float32, (counted, 2), elements=st.floats(0, 2**30, width=32))),
+            draw(arrays.arrays(np.float32, (counted, 3), elements=st.floats(0, 2**30, width=32))),
         ),
     )
 
@@ -173,12 +173,12 @@ def test_snapshot_round_trip(snapshot: Snapshot) -> None:
     assert [a.dtype for a in arrays_of] == [np.dtype(kind) for kind in ("<u4", "<u2", "<i8", "<u4")]
     for age_s in (decoded.counts.age_s, decoded.counts.oldest_s):
         assert age_s.dtype == np.int64  # so that no sum of ages can wrap
-    assert decoded.counts.fading.shape == (len(decoded.counts), 2)
+    assert decoded.counts.fading.shape == (len(decoded.counts), 3)
 
 
 @given(snapshots())
-def test_snapshot_takes_14_bytes_a_cluster_and_a_behavior_and_24_a_counted_item(snapshot: Snapshot) -> None:
-    rows_bytes = 14 * (len(snapshot.item) + len(snapshot.tail)) + 24 * len(snapshot.counts)
+def test_snapshot_takes_14_bytes_a_cluster_and_a_behavior_and_28_a_counted_item(snapshot: Snapshot) -> None:
+    rows_bytes = 14 * (len(snapshot.item) + len(snapshot.tail)) + 28 * len(snapshot.counts)
     assert len(encode_snapshot(snapshot)) == HEADER_BYTES[2] + rows_bytes
 
 
@@ -216,6 +216,13 @@ def test_an_altered_count_is_refused(snapshot: Snapshot, byte: int, mask: int) -
     blob[byte] ^= mask
     with pytest.raises(BlobError, match="its header asks for"):
         decode_snapshot(bytes(blob))
+
+
+@given(snapshots(), st.integers(0, 2**32 - 1).filter(lambda n: n != 3))
+def test_another_number_of_fading_counts_is_refused(snapshot: Snapshot, fading_counts: int) -> None:
+    blob = encode_snapshot(snapshot)
+    with pytest.raises(BlobError, match="publish the snapshots again"):
+        decode_snapshot(blob[:24] + struct.pack("<I", fading_counts) + blob[28:])
 
 
 @given(st.binary(max_size=100))

@@ -130,7 +130,7 @@ def test_the_bytes_are_plain_arrays_that_anybody_can_read() -> None:
     blob = encode_popularity(popularity_of(SOME, at_ms=AT_MS))
     with np.load(io.BytesIO(blob), allow_pickle=False) as arrays:
         assert arrays["at_ms"].tolist() == [AT_MS] and arrays["levels"].tolist() == ["item_id", "store"]
-        assert arrays["half_lives_days"].tolist() == [14.0, 56.0]
+        assert arrays["half_lives_days"].tolist() == [4.0, 14.0, 56.0]
         assert arrays["0.keys"].tolist() == [5 << 32, 9 << 32, (2**31 - 1) << 32]
         assert arrays["0.count"].tolist() == [3, 1, 1] and arrays["0.age_s"].tolist() == [40, 7, 1]
         assert arrays["0.oldest_s"].tolist() == [90_000, 7, 1]
@@ -164,7 +164,7 @@ def test_what_is_no_table_is_refused() -> None:
 
 def test_counts_of_other_half_lives_are_refused() -> None:
     with pytest.raises(BlobError, match="other half-lives"):
-        decode_popularity(changed(half_lives_days=np.array([7.0, 56.0])))
+        decode_popularity(changed(half_lives_days=np.array([7.0, 14.0, 56.0])))
 
 
 def test_pickles_are_refused() -> None:

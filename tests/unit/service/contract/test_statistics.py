@@ -108,9 +108,15 @@ def test_no_rows_have_no_ids() -> None:
 
 
 def test_a_behavior_weighs_half_as_much_after_each_half_life() -> None:
-    ages_s = np.array([0, 14 * 86_400, 56 * 86_400])
-    np.testing.assert_allclose(fade(ages_s), [[1, 1], [0.5, 0.5**0.25], [0.5**4, 0.5]])
-    assert fade(0).tolist() == [1.0, 1.0]
+    ages_s = np.array([0, 4 * 86_400, 14 * 86_400, 56 * 86_400])
+    expected = [
+        [1, 1, 1],
+        [0.5, 0.5 ** (2 / 7), 0.5 ** (1 / 14)],
+        [0.5**3.5, 0.5, 0.5**0.25],
+        [0.5**14, 0.5**4, 0.5],
+    ]
+    np.testing.assert_allclose(fade(ages_s), expected)
+    assert fade(0).tolist() == [1.0, 1.0, 1.0]
     assert fade(2**32 - 1).min() == 0.0  # and no warning of an underflow
 
 

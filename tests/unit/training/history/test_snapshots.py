@@ -69,7 +69,7 @@ def fading_of(counts: ItemCounts) -> dict[int, list[float]]:
     """Return the fading counts of each item, its entries together."""
     found: dict[int, list[float]] = {}
     for item, fading in zip(counts.item.tolist(), counts.fading.astype(np.float64), strict=True):
-        found[item] = (np.array(found.get(item, [0.0, 0.0])) + fading).tolist()
+        found[item] = (np.array(found.get(item, 0.0)) + fading).tolist()
     return found
 
 
@@ -186,7 +186,7 @@ def test_what_a_history_counts_does_not_depend_on_when_its_snapshot_was_made(
             exact = expected[item]
             assert count == exact[0]
             assert 0 <= exact[1] - age_s <= 1 and 0 <= exact[2] - oldest_s <= 1
-        second = 1 / (14 * 86_400)  # a second more or less of a half-life
+        second = 1 / (4 * 86_400)  # a second more or less of the shortest half-life
         assert fading_of(history.counted) == {
             i: pytest.approx(f, rel=second + 1e-6) for i, f in fading.items()
         }
