@@ -1,31 +1,22 @@
 """What a user would pick instead: gradient boosting on rich counts, and popularity, on a prepared dataset.
 
-    python -m benchmarks.rivals DATASET_FOLDER [--out FILE.json] [--rivals popularity,lightgbm] [--threads N]
-
-Both are fitted on the training rows of the first task, tuned on the validation rows and measured on the test
-rows, the very rows that the models see, at the natural rate.
+Both are fitted on the training rows of the first task and tuned on the validation rows, the very rows that the models
+see, at the natural rate. Knows nothing of how they are measured: `study_rivals.py` hands them to the study.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import lightgbm
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from benchmarks.results import write_results
 from benchmarks.rival_counts import past_counts
 from service.contract.features import Side
 from training.data.dataset import Dataset
-from training.metrics.evaluate import evaluate
 from training.metrics.natural import log_loss, natural_weights
 
 F64 = npt.NDArray[np.float64]
@@ -170,61 +161,3 @@ def _features(dataset: Dataset, *, candidate_features: bool) -> tuple[pl.DataFra
     )
     table = past_counts(dataset).hstack(described)
     return table.with_columns(pl.all().cast(pl.Float32).fill_null(float("nan"))), codes
-
-
-def measured(dataset: Dataset, probability: F64, *, system: str) -> list[dict[str, Any]]:
-    """Return natural metrics of the first task on the test rows: all domains, then each."""
-    label = dataset.spec.tasks[0].name
-    chosen = (dataset.exposures["split"] == "test").to_numpy()
-    test = dataset.exposures_of("test")
-    domains = test["domain"].replace_strict(
-        list(dataset.spec.domains), list(range(len(dataset.spec.domains))), return_dtype=pl.Int64
-    )
-    rows = evaluate(
-        test[label].to_numpy()[:, None],
-        probability[chosen][:, None],
-        natural_weights(test[label], test["keep_probability"]),
-        users=test["user_id"].to_numpy(),
-        requests=test["request_id"].to_numpy(),
-        domains=domains.to_numpy(),
-        domain_names=dataset.spec.domains,
-        task_names=(label,),
-    )
-    return [{"system": system, "dataset": dataset.spec.fingerprint[:12], **asdict(row)} for row in rows]
-
-
-def main() -> None:
-    """Fit, measure, print and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("dataset", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/rivals.json"))
-    parser.add_argument("--rivals", default="popularity,lightgbm")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--candidate-features", action="store_true", help="give them to lightgbm too")
-    arguments = parser.parse_args()
-    dataset = Dataset(arguments.dataset)
-    began = time.monotonic()
-
-    def say(line: str) -> None:
-        print(f"[{time.monotonic() - began:7.1f} s] {line}", file=sys.stderr, flush=True)
-
-    rivals: dict[str, Callable[[], F64]] = {
-        "popularity": lambda: popularity(dataset, say),
-        "lightgbm": lambda: boosted_trees(
-            dataset, say, threads=arguments.threads, candidate_features=arguments.candidate_features
-        ),
-    }
-    rows: list[dict[str, Any]] = []
-    for name in arguments.rivals.split(","):
-        if name not in rivals:
-            parser.error(f"{name!r} is none of {', '.join(rivals)}")
-        rows += measured(dataset, rivals[name](), system=name)
-        write_results(arguments.out, rows, packages=("lightgbm", "numpy", "polars"))
-    for row in rows:
-        print("  ".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values()))
-
-
-if __name__ == "__main__":
-    main()

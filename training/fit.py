@@ -29,6 +29,7 @@ from training.progress import Progress
 from training.task_losses import TaskLosses
 
 EVALUATION_BATCH_ROWS = 8192
+CURVE_POINTS = 10
 
 
 @dataclass
@@ -45,10 +46,14 @@ class EpochReport:
 
 @dataclass
 class FitReport:
-    """What a whole fit was like; `best_epoch` is the one whose parameters were kept."""
+    """What a whole fit was like; `best_epoch` is the one whose parameters were kept.
+
+    curve: validation log-loss on the way, as (epochs done, log-loss); empty where nobody asked for it.
+    """
 
     epochs: list[EpochReport] = field(default_factory=list)
     best_epoch: int = 0
+    curve: list[tuple[float, float]] = field(default_factory=list)
 
 
 def fit(
@@ -61,11 +66,13 @@ def fit(
     validation_visits: I64,
     boundaries_ms: I64,
     progress: Progress,
+    curve_visits: I64 | None = None,
 ) -> FitReport:
     """Fit a model and leave it with the parameters of the epoch best on validation.
 
     Best is the least natural log-loss of the first task; where there are no validation visits, the last epoch.
-    A model with a calibration is then calibrated on the validation visits.
+    A model with a calibration is then calibrated on the validation visits. On `curve_visits`, a few of those, the
+    log-loss is measured CURVE_POINTS times an epoch for the report, and changes nothing else.
 
     Raises:
         StageError: the model has a calibration, and there are no validation visits.
@@ -84,6 +91,10 @@ def fit(
     )
     rows_count = len(data.rows_of(train_visits))
     steps_count = max(1, math.ceil(rows_count / config.batch_rows) * config.epochs)
+    epoch_steps = steps_count // config.epochs
+    measured_at = (
+        set() if curve_visits is None else {epoch_steps * i // CURVE_POINTS for i in range(1, CURVE_POINTS)}
+    )
     builder = batch_builder(data, cold_start_ratio=config.cold_start_ratio)
     report = FitReport()
     best: dict[str, Tensor] = {}
@@ -91,7 +102,7 @@ def fit(
     with progress.task("fit", total=rows_count * config.epochs) as advance:
         for epoch in range(config.epochs):
             started = time.perf_counter()
-            sums, mixed, batches = dict.fromkeys(losses.losses, 0.0), 0.0, 0
+            sums, mixed, batches, paused_s = dict.fromkeys(losses.losses, 0.0), 0.0, 0, 0.0
             model.train()
             cuts = builder.shuffled(train_visits, config.batch_rows, boundaries_ms=boundaries_ms, rng=rng)
             for visits in cuts:
@@ -107,7 +118,15 @@ def fit(
                 mixed += mixed_context_share(batch.labels[:, 0], batch.request)
                 batches += 1
                 advance(len(batch.item))
-            seconds = time.perf_counter() - started
+                if curve_visits is not None and batches in measured_at:
+                    paused = time.perf_counter()
+                    loss = _validation_log_loss(model, data, curve_visits)
+                    report.curve.append((epoch + batches / epoch_steps, loss))
+                    model.train()
+                    paused_s += time.perf_counter() - paused
+            seconds = time.perf_counter() - started - paused_s
+            if curve_visits is not None:
+                report.curve.append((epoch + 1.0, _validation_log_loss(model, data, curve_visits)))
             validation = _validation_log_loss(model, data, validation_visits)
             report.epochs.append(
                 EpochReport(

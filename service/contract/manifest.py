@@ -79,6 +79,7 @@ class Manifest(_Frozen):
     created_at: str
     backbone: str
     interests: tuple[str, ...]
+    calibration: str | None = Field(default=None, description="post-hoc, folded into the graph")
     dataset_fingerprint: str
     catalogue: CatalogueRef
     snapshot_line: Name

@@ -76,7 +76,7 @@ def reliability(path: Path, systems: Sequence[System], rows: SplitRows) -> None:
 
 
 def learning_curves(path: Path, systems: Sequence[System]) -> None:
-    """Validation log-loss by epoch, a panel a group; the epoch kept is a dot. Seeds of a row share its color.
+    """Log-loss on some validation visits over a fit, a panel a group; the epoch kept is a dot.
 
     A row of a model per domain has none: its models are validated on rows of their own.
     """
@@ -88,13 +88,13 @@ def learning_curves(path: Path, systems: Sequence[System]) -> None:
     for group, panel in zip(groups, panels.flat, strict=False):
         own = [system for system in systems if system.group == group and curves[system.name]]
         for place, system in enumerate(own):
-            for number, (epochs, losses, kept) in enumerate(curves[system.name]):
+            for number, (curve, kept) in enumerate(curves[system.name]):
                 label = system.label if number == 0 else None
+                epochs, losses = zip(*curve, strict=True)
                 panel.plot(epochs, losses, color=_color(place), linewidth=0.9, label=label)
-                panel.plot(kept, losses[epochs.index(kept)], "o", color=_color(place), markersize=4)
+                panel.plot(kept, dict(curve)[kept], "o", color=_color(place), markersize=4)
         panel.set_title(group, fontsize=9)
         panel.set_xlabel("epoch")
-        panel.set_xticks(range(1, 1 + max(max(epochs) for s in own for epochs, _, _ in curves[s.name])))
         panel.legend(fontsize=6, framealpha=0.5)
     for panel in list(panels.flat)[len(groups) :]:
         panel.set_visible(False)
@@ -102,14 +102,13 @@ def learning_curves(path: Path, systems: Sequence[System]) -> None:
     _save(figure, path)
 
 
-def _curves(system: System) -> list[tuple[list[int], list[float], int]]:
-    """Return epochs, validation log-losses ×10³ and the epoch kept, for each seed that has them."""
+def _curves(system: System) -> list[tuple[list[tuple[float, float]], int]]:
+    """Return (epochs done, log-loss ×10³) and the epoch kept, for each seed that has them."""
     found = []
     for one in system.seeds:
         part = one.parts[0] if len(one.parts) == 1 else None
-        if part is not None and all(epoch.validation_log_loss is not None for epoch in part.epochs):
-            losses = [float(epoch.validation_log_loss or 0.0) * LOG_LOSS_SCALE for epoch in part.epochs]
-            found.append(([epoch.epoch for epoch in part.epochs], losses, part.best_epoch))
+        if part is not None and part.curve:
+            found.append(([(epochs, loss * LOG_LOSS_SCALE) for epochs, loss in part.curve], part.best_epoch))
     return found
 
 

@@ -205,19 +205,21 @@ def _gate(what: str, difference: float) -> None:
 def _draft(bench: Workbench, model: str, inputs: tuple[str, ...], metrics: list[dict[str, Any]]) -> Manifest:
     """Return the manifest but for what sealing adds. `metrics` are those that the export carries."""
     spec, config = bench.dataset.spec, bench.config
-    features, limits = bench.features_of(config.models[model]), config.history.limits
+    chosen, limits = config.models[model], config.history.limits
+    features = bench.features_of(chosen)
     if BEHAVIOR_ITEM not in inputs:
         limits = limits.model_copy(update={"behaviors_max": 0})  # nothing reads them: nobody lays them out
     return Manifest(
         name=model,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        backbone=config.models[model].backbone.name,
-        interests=tuple(interest.name for interest in config.models[model].interests),
+        backbone=chosen.backbone.name,
+        interests=tuple(interest.name for interest in chosen.interests),
+        calibration=None if chosen.calibration is None else chosen.calibration.name,
         dataset_fingerprint=spec.fingerprint,
         catalogue=bench.catalogue.ref(),
         snapshot_line=config.publish.snapshot_line,
-        domains=bench.domains_of(config.models[model]),
-        tasks=bench.tasks_of(config.models[model]),
+        domains=bench.domains_of(chosen),
+        tasks=bench.tasks_of(chosen),
         features=tuple(f for f in features if f.side is not Side.ITEM),
         item_features=tuple(f.name for f in features if f.side is Side.ITEM),
         history=limits,

@@ -39,7 +39,7 @@ class StudyRow(_Frozen):
 
     @property
     def headline(self) -> bool:
-        """Whether the row is fitted with several seeds, and so before those with one."""
+        """Whether the row is fitted with several seeds; its first is fitted before rows with one."""
         return len(self.seeds) > 1
 
 

@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import orjson
 
 from service.contract.files import write_atomically
+from service.contract.history import I64
 from training.config import ModelConfig
 from training.data.encoded import EncodedData
 from training.fit import FitReport, count_parameters, fit, predict, probabilities
@@ -36,6 +37,8 @@ from training.study.results import (
 from training.study.rows import F32, SplitRows, drawn, measured
 from training.task_losses import TaskLosses
 from training.workbench import Workbench
+
+CURVE_VISITS_MAX: Final = 1_000
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def _fit_part(
     tasks = bench.tasks_of(model)
     losses = TaskLosses(model, tasks)
     built = build_model(bench, model, data, losses)
-    train_visits = data.visits_of("train")
+    train_visits, validation_visits = data.visits_of("train"), data.visits_of("validation")
     check_visits(train_visits, f"no exposures of {', '.join(domains)} in the training weeks")
     report = fit(
         built,
@@ -163,15 +166,22 @@ def _fit_part(
         data,
         config=model.fit,
         train_visits=train_visits,
-        validation_visits=data.visits_of("validation"),
+        validation_visits=validation_visits,
         boundaries_ms=bench.snapshot_moments_ms,
         progress=progress,
+        curve_visits=some_visits(validation_visits),
     )
     for split, rows in inputs.splits.items():
         visits = data.visits_of(split)
         place = np.searchsorted(rows.rows, data.exposure[data.rows_of(visits)])
         scored[split][place] = probabilities(predict(built, data, visits), tasks)
     return _part(report, domains, len(data.rows_of(train_visits))), count_parameters(built)
+
+
+def some_visits(visits: I64) -> I64:
+    """Return the visits that learning curves are measured on, the same for every fit: in order, CURVE_VISITS_MAX."""
+    chosen = np.random.default_rng(0).permutation(len(visits))[:CURVE_VISITS_MAX]
+    return visits[np.sort(chosen)]
 
 
 def _part(report: FitReport, domains: tuple[str, ...], train_rows: int) -> Part:
@@ -190,6 +200,7 @@ def _part(report: FitReport, domains: tuple[str, ...], train_rows: int) -> Part:
             for epoch in report.epochs
         ),
         best_epoch=report.best_epoch,
+        curve=tuple(point for point in report.curve if not np.isnan(point[1])),
         train_rows=train_rows,
     )
 

@@ -39,7 +39,7 @@ _PACKAGES: Final = {
 
 
 class Epoch(BaseModel):
-    """One epoch of a fit, as the learning curves need it."""
+    """One epoch of a fit."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,13 +51,17 @@ class Epoch(BaseModel):
 
 
 class Part(BaseModel):
-    """One model of a fit: there are several where each domain has its own."""
+    """One model of a fit: there are several where each domain has its own.
+
+    curve: (epochs done, log-loss of the first task on some validation visits), ten an epoch.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     domains: tuple[str, ...]
     epochs: tuple[Epoch, ...]
     best_epoch: int
+    curve: tuple[tuple[float, float], ...] = ()
     train_rows: int
 
 

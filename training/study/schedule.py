@@ -44,12 +44,11 @@ class _Worker:
 
 
 def in_order(config: StudyConfig, names: Iterable[str]) -> tuple[tuple[str, int], ...]:
-    """Return (row, seed) of all fits: headline rows first, each with its first seed, then with the others."""
+    """Return (row, seed) of all fits: the first seed of every row, headline rows first, then the other seeds."""
     rows = {name: config.rows[name] for name in names}
-    headline = [name for name, row in rows.items() if row.headline]
-    first = [(name, rows[name].seeds[0]) for name in headline]
-    more = [(name, seed) for name in headline for seed in rows[name].seeds[1:]]
-    return (*first, *more, *((name, row.seeds[0]) for name, row in rows.items() if not row.headline))
+    names = sorted(rows, key=lambda name: not rows[name].headline)  # stable
+    more = ((name, seed) for name in names for seed in rows[name].seeds[1:])
+    return (*((name, rows[name].seeds[0]) for name in names), *more)
 
 
 def run_fits(

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -77,18 +75,3 @@ def test_popularity_of_an_item_without_training_rows_is_that_of_its_domain(folde
     rate = dict(train.rows())
     expected = [rate[domain] for domain in unseen.filter(pl.col("item_id") == "new")["domain"]]
     np.testing.assert_allclose(probability[(unseen["item_id"] == "new").to_numpy()], expected)
-
-
-def test_results_have_meta_and_a_row_for_each_domain(folder, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "results" / "rivals.json"
-    monkeypatch.setattr(sys, "argv", ["rivals.py", str(folder), "--out", str(out), "--rivals", "popularity"])
-    rivals.main()
-    results = json.loads(out.read_text())
-    assert set(results["meta"]) == {"machine", "versions", "command", "date"}
-    assert [(row["system"], row["domain"]) for row in results["rows"]] == [
-        ("popularity", "all"),
-        ("popularity", "home"),
-        ("popularity", "search"),
-    ]
-    assert results["rows"][0]["rows_count"] == len(Dataset(folder).exposures_of("test"))
-    assert "popularity" in capsys.readouterr().out

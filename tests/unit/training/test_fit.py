@@ -106,6 +106,7 @@ def fitted(
     *,
     tasks: tuple[TaskSpec, ...] = (CLICK, BUY),
     validation: I64 | None = None,
+    curve: I64 | None = None,
 ) -> tuple[CtrModel, FitReport]:
     losses = TaskLosses(config, tasks)
     torch.manual_seed(config.fit.seed)
@@ -126,6 +127,7 @@ def fitted(
         validation_visits=data.visits_of("validation") if validation is None else validation,
         boundaries_ms=np.array([3000]),
         progress=Progress(quiet=True),
+        curve_visits=curve,
     )
     return model, report
 
@@ -165,6 +167,20 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another() -> None:
     assert [e.losses for e in first.epochs] == [e.losses for e in second.epochs]
     other, _ = fitted(data, small_model(fit={"epochs": 2, "cold_start_ratio": 0.1, "seed": 9}))
     assert not torch.equal(one.user.tables[0].weight, other.user.tables[0].weight)  # type: ignore[arg-type]
+
+
+def test_a_learning_curve_is_measured_on_the_way_and_changes_nothing() -> None:
+    data = checkerboard()
+    config = small_model(fit={"epochs": 2, "batch_rows": 20, "cold_start_ratio": 0.1})
+    alone, plain = fitted(data, config)
+    model, report = fitted(data, config, curve=data.visits_of("validation"))
+    for name, value in alone.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    assert plain.curve == []
+    epochs = [at for at, _ in report.curve]
+    assert len(epochs) > 10 and epochs == sorted(set(epochs)) and epochs[-1] == 2.0
+    at = dict(report.curve)
+    assert [at[1.0], at[2.0]] == [epoch.validation_log_loss for epoch in report.epochs]
 
 
 def test_keeps_the_epoch_best_on_validation() -> None:

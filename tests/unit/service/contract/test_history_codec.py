@@ -78,8 +78,8 @@ def written_out(snapshot: Snapshot, *, version: int) -> bytes:
 
     version, 3 bytes of 0, how many clusters, how long a tail, the moment; from version 2 on how many counted
     items and of how many fading counts each. Then array by array: tail's times (i8); clusters' items, sizes and
-    ages, the tail's items (u4); from version 2 on the counted items, counts, ages of the newest and of the oldest (u4), and
-    the fading counts, an item's side by side (f4); strengths of clusters and of the tail (u2).
+    ages, the tail's items (u4); from version 2 on the counted items, counts, ages of the newest and of the oldest
+    (u4), and the fading counts, an item's side by side (f4); strengths of clusters and of the tail (u2).
     """
     of = columns(snapshot)
     out = struct.pack("<BBBB", version, 0, 0, 0)

@@ -88,12 +88,12 @@ def test_without_budget_none_is_started(tmp_path: Path) -> None:
     assert (outcome.seconds, outcome.not_started) == ({}, ("a/1",))
 
 
-def test_headline_rows_come_first_each_with_one_seed_before_the_others() -> None:
+def test_headline_rows_come_first_and_other_seeds_last() -> None:
     config = study({"a": (1,), "b": (1, 2, 3), "c": (4,), "d": (7, 8)})
     assert in_order(config, config.rows) == (
-        ("b", 1), ("d", 7), ("b", 2), ("b", 3), ("d", 8), ("a", 1), ("c", 4),
+        ("b", 1), ("d", 7), ("a", 1), ("c", 4), ("b", 2), ("b", 3), ("d", 8),
     )  # fmt: skip
-    assert in_order(config, ["c", "d"]) == (("d", 7), ("d", 8), ("c", 4))
+    assert in_order(config, ["c", "d"]) == (("d", 7), ("c", 4), ("d", 8))
 
 
 def test_the_rest_is_that_of_the_same_row_else_the_mean() -> None:
