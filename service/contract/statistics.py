@@ -30,6 +30,9 @@ STATISTICS: Final = (COUNT, DAYS, *FADING, GAP, DUE)
 """In this order along the last axis of a (N, levels, STATISTICS) array. Where nothing was counted, count is 0 and
 the others are NaN; gap and due are NaN up to two."""
 
+STEADY: Final = (DAYS, *FADING)
+"""Those that do not grow with how long was counted."""
+
 FADING_COLUMNS: Final = slice(STATISTICS.index(FADING[0]), STATISTICS.index(FADING[-1]) + 1)
 
 GAP_DAYS_MIN: Final = 0.25
@@ -54,7 +57,9 @@ def fade(age_s: npt.ArrayLike) -> F64:
     return faded
 
 
-def statistics_features(side: Side, levels: Sequence[str]) -> tuple[FeatureSpec, ...]:
+def statistics_features(
+    side: Side, levels: Sequence[str], statistics: Sequence[str] = STATISTICS
+) -> tuple[FeatureSpec, ...]:
     """Return the features of each level, statistic by statistic, named `<side>_<level>_<statistic>`."""
     boundaries = {
         COUNT: _COUNT_BOUNDARIES,
@@ -70,7 +75,7 @@ def statistics_features(side: Side, levels: Sequence[str]) -> tuple[FeatureSpec,
             encoder=BucketEncoder(boundaries=tuple(map(float, boundaries[statistic]))),
         )
         for level in levels
-        for statistic in STATISTICS
+        for statistic in statistics
     )
 
 

@@ -6,6 +6,7 @@ Knows nothing of the ids' later use; how a value becomes an id is the contract's
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import polars as pl
@@ -19,7 +20,7 @@ from service.contract.features import (
     time_encoder,
 )
 from service.contract.match import ANY
-from service.contract.statistics import statistics_features
+from service.contract.statistics import STATISTICS, STEADY, statistics_features
 from training.config import StatisticsConfig, VocabularyConfig
 from training.data.dataset import DATASET_SIDES, Dataset, DatasetFeature
 from training.data.popularity import popularity_levels
@@ -42,10 +43,8 @@ def build_features(
     specs: list[FeatureSpec] = []
     for side in DATASET_SIDES:
         if side is Side.ITEM:
-            specs.extend(statistics_features(Side.MATCH, _match_levels(dataset, statistics.match)))
-            specs.extend(
-                statistics_features(Side.POPULARITY, _popularity_levels(dataset, statistics.popularity))
-            )
+            specs.extend(_counted(Side.MATCH, _match_levels(dataset, statistics.match)))
+            specs.extend(_counted(Side.POPULARITY, _popularity_levels(dataset, statistics.popularity)))
         for feature in dataset.spec.features_of(side):
             values = occurrences.of(feature)
             encoder = (
@@ -57,6 +56,17 @@ def build_features(
                 FeatureSpec(name=name, side=side, encoder=time_encoder(name)) for name in TIME_FEATURES
             )
     return tuple(specs)
+
+
+def _counted(side: Side, levels: Sequence[str]) -> Iterator[FeatureSpec]:
+    """Yield the features of each level.
+
+    Everyone's counts, and those of anything at all, grow for as long as there are logs: what a model learned of
+    them is out of date by the time it serves. Of these levels it gets what does not.
+    """
+    for level in levels:
+        grows = side is Side.POPULARITY or level == ANY
+        yield from statistics_features(side, (level,), STEADY if grows else STATISTICS)
 
 
 def _match_levels(dataset: Dataset, asked: tuple[str, ...] | None) -> tuple[str, ...]:

@@ -96,6 +96,15 @@ def test_popularity_levels_are_the_item_and_it_in_categorical_features_of_the_co
     assert levels("none", ()) == []
 
 
+def test_counts_that_grow_for_as_long_as_there_are_logs_are_no_features(tmp_path: Path) -> None:
+    found = features(tmp_path, match=None, popularity=None)
+    steady = ["days", "fading_4d", "fading_14d", "fading_56d"]
+    for level in ("match_any", "popularity_item_id", "popularity_device"):
+        assert [name.removeprefix(f"{level}_") for name in found if name.startswith(level)] == steady
+    own = [name.removeprefix("match_item_id_") for name in found if name.startswith("match_item_id")]
+    assert own == ["count", *steady, "gap", "due"]
+
+
 @pytest.mark.parametrize("level", ["price", "brand", "country", ""])
 def test_a_level_that_is_no_categorical_feature_of_items_is_refused(tmp_path: Path, level: str) -> None:
     message = rf"statistics\.match: there is no level '{level}'; there are any, item_id"
