@@ -8,9 +8,10 @@ config.page                   tables and plots
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import orjson
 
+from service.contract.features import FeatureSpec
 from service.contract.files import write_atomically
 from training.config import PipelineConfig
 from training.errors import ConfigError
@@ -77,11 +79,16 @@ def make_inputs(bench: Workbench, progress: Progress) -> Inputs:
     identity = {
         "dataset": bench.dataset.spec.fingerprint,
         "cluster": _state_of(bench.done("cluster")),
-        "vocabulary": bench.config.vocabulary.model_dump(mode="json"),
-        "statistics": bench.config.statistics.model_dump(mode="json"),
+        "features": digest_of(bench.features),
     }
     splits = {split: rows_of(bench, data, split) for split in ("validation", "test")}
     return Inputs(bench, data, splits, identity)
+
+
+def digest_of(features: Sequence[FeatureSpec]) -> str:
+    """Return a digest of which features there are and how each is encoded."""
+    text = "\n".join(feature.model_dump_json() for feature in features)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def fit_rows(config: StudyConfig, inputs: Inputs, names: list[str], *, json: bool) -> Outcome:
