@@ -34,7 +34,7 @@ def test_a_model_that_leaves_nothing_out_reads_every_feature(bench: Workbench) -
     assert bench.features_of(model()) == bench.features
 
 
-@pytest.mark.parametrize("name", ["user_id", "hour_of_day", "position", "price", "match_any_count"])
+@pytest.mark.parametrize("name", ["user_id", "hour_of_day", "position", "price", "match_item_id_count"])
 def test_a_feature_is_left_out_by_its_name_and_the_others_keep_their_order(
     bench: Workbench, name: str
 ) -> None:

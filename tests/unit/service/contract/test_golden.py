@@ -133,6 +133,15 @@ def test_a_replay_that_differs_by_little_of_a_small_probability_is_refused(
         replay(tmp_path, [[0.5, 0.25], [0.125, wrong]])
 
 
+def test_neighbours_in_single_precision_are_equal_close_to_1(tmp_path: Path) -> None:
+    near = 1 - 1e-5
+    write_golden(tmp_path, [REQUEST.model_copy(update={"probability": ((near, 0.25), (0.125, 0.0001))})])
+    neighbour = float(np.nextafter(np.float32(near), np.float32(0)))
+    assert replay(tmp_path, [[neighbour, 0.25], [0.125, 0.0001]])[0] == 1
+    with pytest.raises(ArtefactError, match="golden request 0 is"):
+        replay(tmp_path, [[near - 1e-6, 0.25], [0.125, 0.0001]])
+
+
 def test_a_replay_of_another_shape_is_refused(tmp_path: Path) -> None:
     write_golden(tmp_path, [REQUEST])
     with pytest.raises(ArtefactError, match=r"gives \(2, 1\), verified were \(2, 2\)"):

@@ -18,6 +18,7 @@ from service.contract.history import (
     quantize_strength,
     strength_buckets,
 )
+from service.contract.statistics import statistics_features
 from tests.support.slow_statistics import ids_of, level_and_statistic
 from tests.support.synthetic_dataset import tiny_dataset
 from tests.support.synthetic_encoded import tiny_encoded, tiny_snapshots
@@ -372,9 +373,12 @@ def test_domains_without_requests_leave_nothing(both: tuple[Dataset, EncodedData
 def test_behaviors_at_the_very_time_of_a_visit_are_not_seen(tmp_path: Path) -> None:
     write_dataset(small_tables(), tmp_path / "out")
     dataset = Dataset(tmp_path / "out")
+    uncounted = StatisticsConfig(match=(), popularity=())
+    features = build_features(dataset, VocabularyConfig(min_count=1), uncounted)
+    others, item = (tuple(f for f in features if (f.side is Side.ITEM) == last) for last in (False, True))
     data = encode_dataset(
         dataset,
-        build_features(dataset, VocabularyConfig(min_count=1), StatisticsConfig()),
+        (*others, *statistics_features(Side.MATCH, ("any",)), *item),
         limits=HistoryLimits(),
         find_snapshot=lambda user, at_ms: None,
     )
