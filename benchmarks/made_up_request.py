@@ -19,9 +19,9 @@ from service.contract.history import AGE_BUCKETS, STRENGTH_BUCKETS, History
 from service.contract.manifest import TaskSpec
 from service.contract.match import ANY
 from service.contract.served_inputs import LOGIT, PARTS, Feeds, ItemTables, assemble
-from service.contract.statistics import statistics_features
 from training.config import ModelConfig
 from training.data.batch import Batch, PartIds
+from training.data.vocabulary import counted_features
 from training.export.onnx_file import write_onnx
 from training.export.served_scorer import ServedScorer
 from training.model import CtrModel
@@ -109,8 +109,8 @@ class Served:
 def features() -> tuple[FeatureSpec, ...]:
     """Return features of as many values as Complete Journey's, statistics included."""
     counted = {
-        Side.MATCH: statistics_features(Side.MATCH, (ANY, *_VALUES_COUNTS[Side.ITEM])),
-        Side.POPULARITY: statistics_features(Side.POPULARITY, ("item_id", "store_id")),
+        Side.MATCH: counted_features(Side.MATCH, (ANY, *_VALUES_COUNTS[Side.ITEM])),
+        Side.POPULARITY: counted_features(Side.POPULARITY, ("item_id", "store_id")),
     }
     found: list[FeatureSpec] = []
     for side in (Side.USER, Side.CONTEXT, Side.CANDIDATE, Side.MATCH, Side.POPULARITY, Side.ITEM):

@@ -92,10 +92,14 @@ class IsotonicCalibration(Calibration):
             buffer[group, task, : len(values)] = torch.from_numpy(values).to(buffer.dtype)
 
 
+def pieces_of(rows: CalibrationRows, options: Options) -> int:
+    """Return for how many pieces there are positives; below 2, the map is one straight line."""
+    return min(options.pieces_max, int((rows.label > 0).sum()) // options.positives_per_piece)
+
+
 def knots_of(rows: CalibrationRows, options: Options) -> F64:
     """Return where the pieces meet, (K,), rising; of a map of one piece, its middle, K = 1."""
-    positive = rows.logit[rows.label > 0]
-    pieces = min(options.pieces_max, len(positive) // options.positives_per_piece)
+    positive, pieces = rows.logit[rows.label > 0], pieces_of(rows, options)
     if pieces < 2:
         return np.array([np.median(positive)])
     knots: F64 = np.unique(np.quantile(positive, np.arange(1, pieces) / pieces))
@@ -107,12 +111,11 @@ def fit_pieces(rows: CalibrationRows, knots: F64, options: Options) -> tuple[flo
 
     Where there are too few positives for two pieces, both have one slope.
     """
-    one_slope = (rows.label > 0).sum() < 2 * options.positives_per_piece or options.pieces_max < 2
     rises = [np.minimum(rows.logit - knots[0], 0.0)]
     for start, width in zip(knots, np.append(np.diff(knots), np.inf), strict=True):
         rises.append(np.minimum(np.maximum(rows.logit - start, 0.0), width))
     x = np.stack(rises, axis=1)  # (B, slopes)
-    if one_slope:
+    if pieces_of(rows, options) < 2:
         x = x.sum(axis=1, keepdims=True)
     weight = rows.weight / rows.weight.sum()
     scale = np.sqrt(weight @ x**2)  # one step length for all slopes

@@ -43,8 +43,10 @@ def build_features(
     specs: list[FeatureSpec] = []
     for side in DATASET_SIDES:
         if side is Side.ITEM:
-            specs.extend(_counted(Side.MATCH, _match_levels(dataset, statistics.match)))
-            specs.extend(_counted(Side.POPULARITY, _popularity_levels(dataset, statistics.popularity)))
+            specs.extend(counted_features(Side.MATCH, _match_levels(dataset, statistics.match)))
+            specs.extend(
+                counted_features(Side.POPULARITY, _popularity_levels(dataset, statistics.popularity))
+            )
         for feature in dataset.spec.features_of(side):
             values = occurrences.of(feature)
             encoder = (
@@ -58,8 +60,8 @@ def build_features(
     return tuple(specs)
 
 
-def _counted(side: Side, levels: Sequence[str]) -> Iterator[FeatureSpec]:
-    """Yield the features of each level.
+def counted_features(side: Side, levels: Sequence[str]) -> Iterator[FeatureSpec]:
+    """Yield the features that a model is given of each level of match statistics, or of popularity.
 
     Everyone's counts, and those of anything at all, grow for as long as there are logs: what a model learned of
     them is out of date by the time it serves. Of these levels it gets what does not.
