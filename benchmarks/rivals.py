@@ -1,7 +1,8 @@
 """What a user would pick instead: gradient boosting on rich counts, and popularity, on a prepared dataset.
 
 Both are fitted on the training rows of the first task and tuned on the validation rows, the very rows that the models
-see, at the natural rate. Knows nothing of how they are measured: `study_rivals.py` hands them to the study.
+see. Popularity is tuned at the natural rate; of trees, how many there are, by the log-loss of the rows as sampled.
+Knows nothing of how they are measured: `study_rivals.py` hands them to the study.
 """
 
 from __future__ import annotations
@@ -94,19 +95,19 @@ def boosted_trees(
     *,
     threads: int,
     candidate_features: bool,
-    statistics: pl.DataFrame | None = None,
+    further: pl.DataFrame | None = None,
 ) -> F64:
     """Return the natural-rate probability of each exposure by LightGBM, (B,).
 
     −ln keep_probability is in each row's `init_score`, which LightGBM adds in fitting and not in predicting.
     Fitting starts from the natural rate, which must be added again: from 0 the first trees would have to make
-    up seven units of logit where the loss is almost flat, and they diverge. `statistics` are further columns,
-    one row an exposure.
+    up seven units of logit where the loss is almost flat, and they diverge. `further` are columns beside the usual
+    ones, a row an exposure.
     """
     label = dataset.spec.tasks[0].name
     features, categorical = _features(dataset, candidate_features=candidate_features)
-    if statistics is not None:
-        features = features.hstack(statistics)
+    if further is not None:
+        features = features.hstack(further)
     names = features.columns
     table = features.to_numpy()
     say(f"lightgbm: {len(table)} rows, {len(names)} features: {', '.join(names)}")

@@ -155,7 +155,11 @@ def fit(
 
 
 def _rate_ratio(config: FitConfig, step: int, steps_count: int) -> float:
-    """Return by how much learning rates have fallen: linearly, to their last ratio at the last step."""
+    """Return by how much learning rates have fallen: linearly, to their last ratio at the last step.
+
+    Steps are counted as if every batch were full. Batches of whole visits are not quite, so the last ratio is reached a
+    little earlier.
+    """
     return 1.0 + (config.last_learning_rate_ratio - 1.0) * min(1.0, step / steps_count)
 
 

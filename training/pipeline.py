@@ -164,12 +164,13 @@ def _config_part(bench: Workbench, step: Step) -> dict[str, Any]:
         "embed": lambda: {
             "embed": config.embed.model_dump(mode="json"),
             "history": config.history.model_dump(mode="json"),
-            **_features_part(config),
+            "vocabulary": config.vocabulary.model_dump(mode="json"),
+            **_chosen_statistics(config),
         },
         "cluster": lambda: {"history": config.history.model_dump(mode="json")},
         "train": lambda: {
             "model": config.models[str(step.model)].model_dump(mode="json"),
-            **_features_part(config),
+            "features": bench.features_digest,
         },
         "evaluate": dict,
         "export": lambda: {"catalogue": config.publish.catalogue},
@@ -179,11 +180,10 @@ def _config_part(bench: Workbench, step: Step) -> dict[str, Any]:
     return parts[step.stage]()
 
 
-def _features_part(config: PipelineConfig) -> dict[str, Any]:
-    """Return what of the config decides which features and ids there are. Statistics as usual are not named."""
-    part = {"vocabulary": config.vocabulary.model_dump(mode="json")}
+def _chosen_statistics(config: PipelineConfig) -> dict[str, Any]:
+    """Return what of the statistics the config asks for; those as usual are not named."""
     statistics = config.statistics.model_dump(mode="json", exclude_defaults=True)
-    return part | ({"statistics": statistics} if statistics else {})
+    return {"statistics": statistics} if statistics else {}
 
 
 def _own_folders(config: PipelineConfig) -> set[Path]:

@@ -15,8 +15,7 @@ Source:
     for lack of a click, so the click's logit takes the offset before it is multiplied, and the product is then
     exactly that of the rows as sampled. Towers share what the backbone lets them share, not embeddings only.
     For `direct` no constant offset is right, since a clicked row that is a negative of the task was never left
-    out: see `offset_through`, which reads the model's own click logit, without gradient. A ranking term within a
-    context does not see offsets: there, rows of a `direct` task are compared as sampled.
+    out: see `offset_through`, which reads the model's own click logit, without gradient.
 
 Labels of all rows are read by `product` and `direct`: a label may be unknown by the time of the row, as
 `matures_after_days` masks it, but not because the other task happened. A task's loss is the mean over its rows times

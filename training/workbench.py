@@ -5,6 +5,7 @@ Knows nothing of the order of stages; asking for something whose stage has not r
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +67,12 @@ class Workbench:
     def features(self) -> tuple[FeatureSpec, ...]:
         """The features and their encoders."""
         return build_features(self.dataset, self.config.vocabulary, self.config.statistics)
+
+    @cached_property
+    def features_digest(self) -> str:
+        """A digest of which features there are and how each is encoded, whether config, data or code changed them."""
+        text = "\n".join(feature.model_dump_json() for feature in self.features)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def features_of(self, model: ModelConfig) -> tuple[FeatureSpec, ...]:
         """The features that a model reads. What is matched by a feature of items is left out along with it.

@@ -22,6 +22,7 @@ from benchmarks.public_libraries.environments import LIBRARIES, install
 from benchmarks.public_libraries.systems import DriverError, chosen_systems
 from benchmarks.results import write_results
 from training.config import load_config
+from training.metrics.bootstrap import METRICS
 from training.workbench import Workbench
 
 PACKAGES = ("numpy", "torch")
@@ -98,7 +99,7 @@ def run_quality(arguments: argparse.Namespace) -> None:
             write_results(arguments.out, found, packages=PACKAGES, versions=VERSIONS)
             for row in new:
                 if row["split"] == "test":
-                    numbers = "  ".join(f"{metric} {row[metric]:.4f}" for metric in quality.METRICS)
+                    numbers = "  ".join(f"{metric} {row[metric]:.4f}" for metric in METRICS)
                     print(f"{system.name:<20} {row['domain']:<8} {numbers}")
 
 

@@ -10,25 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.public_libraries.exchange import F64, Job, Report, RowsSpec, scores_path
+from benchmarks.public_libraries.exchange import Job, RowsSpec, scores_path
 from benchmarks.public_libraries.rows import write_rows
 from benchmarks.public_libraries.sampling import natural_probability
 from benchmarks.public_libraries.systems import System, run_system
 from training.data.encoded import EncodedData
-from training.metrics.evaluate import evaluate
-from training.metrics.natural import natural_weights
 from training.progress import Progress
+from training.study.rows import measured, rows_of
 from training.workbench import Workbench
 
 FOLDER = "public_libraries"
-METRICS = ("auc", "gauc", "gauc_request", "log_loss", "pcoc", "calibration_error")
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the libraries' models are made of and how long they are trained; ours have the same defaults."""
+    """What the libraries' models are made of and how they are trained, by Adam at one rate.
+
+    The defaults are usual ones of those libraries. What a study compares with takes its widths, rows a batch and
+    epochs from its base, and its rate by the validation rows.
+    """
 
     embedding_width: int = 16
     hidden: tuple[int, ...] = (128, 64)
@@ -84,44 +86,22 @@ def measure(
     )
     report = run_system(system, job, say)
     shutil.rmtree(out / "npz", ignore_errors=True)  # a second copy of the rows, in the library's format
-    measured: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+    about = {
+        "name": model,
+        "library": system.library.driver,
+        "seed": seed,
+        "features": bench.features_digest,
+        "parameters": report.parameters,
+        "train_samples_per_s": round(report.train_samples_per_s),
+    }
     for split in ("validation", "test"):
-        chosen = data.rows_of(data.visits_of(split))
-        p = natural_probability(np.load(scores_path(out, split)), data.keep_probability[chosen])
+        rows_of_split = rows_of(bench, data, split)
+        p = natural_probability(np.load(scores_path(out, split)), data.keep_probability[rows_of_split.rows])
         if split == "test":
             np.save(bench.folder(FOLDER) / f"{name}.npy", p)
-        named = {"name": model, "library": system.library.driver, "seed": seed, "split": split}
-        measured += [named | row for row in metrics_rows(bench, data, split, p, report)]
-    return measured
-
-
-def metrics_rows(
-    bench: Workbench, data: EncodedData, split: str, probability: F64, report: Report
-) -> list[dict[str, Any]]:
-    """Return a row for all domains together and one for each, of natural probabilities (B,) of the first task."""
-    rows = data.rows_of(data.visits_of(split))
-    requests = data.row_request[rows]
-    labels = data.labels[rows, :1]
-    table = evaluate(
-        labels,
-        probability[:, None],
-        natural_weights(labels[:, 0], data.keep_probability[rows]),
-        users=data.visit_user[data.request_visit[requests]],
-        requests=requests,
-        domains=data.domain[requests],
-        domain_names=bench.dataset.spec.domains,
-        task_names=[bench.tasks[0].name],
-    )
-    return [
-        {
-            "domain": row.domain,
-            "task": row.task,
-            **{metric: getattr(row, metric) for metric in METRICS},
-            "parameters": report.parameters,
-            "train_samples_per_s": round(report.train_samples_per_s),
-        }
-        for row in table
-    ]
+        found += [about | row for row in measured(rows_of_split, p[:, None].astype(np.float32))]
+    return found
 
 
 def tasks_of(rows: Path) -> tuple[str, ...]:

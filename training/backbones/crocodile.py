@@ -13,9 +13,11 @@ A feature's sets lie in one table, M * k wide: set m is its columns m * k to (m 
 - `gate: per_domain` has a W_g for each domain, as the paper's superscript has it; the default is one for all, for
   its motive is that a gate does not grow with the number of domains.
 - `pairs`, `reduction`: see `modules/cross_covariance.py`. `rows`: the paper finds 32 rows as good as all. Their sum
-  is B / rows times smaller than the batch's, which the default of `alpha` allows for: 2e-5 at 4096 rows.
+  is B / rows times smaller than the batch's, which the default of `alpha` allows for: the paper's 2e-5 if its batch,
+  which it does not tell, had 4096 rows. With `reduction: mean` or other `rows`, choose `alpha` anew.
 - An expert is a network of ReLU layers, `last_linear: true` without the last ReLU. With T tasks, towers have T
-  outputs. The paper's mean of losses per domain is no part of the backbone.
+  outputs. 4 sets are the default where the paper has 5, since they divide the usual widths. The paper's loss, a sum of
+  the domains' means, is not offered: losses here are means over rows.
 """
 
 from __future__ import annotations

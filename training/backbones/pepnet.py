@@ -4,10 +4,11 @@
     delta_l = GateNU_l(O_prior + sg(h_0)), split by task;  h_{t,l+1} = relu(h_{t,l} W_{t,l} + b_{t,l}) * delta_{t,l}
 
 `sg` stops the gradient on the copies that enter the gates. Decides where the paper is ambiguous: the layers'
-outputs are gated, not the first input (`gate_input: false`; `true` gates it too); a gate's hidden width is an
-option; F_d is the domain and what is known of the candidate in it: its placement, and the counts of the
-user's and of everyone's behaviors toward it, the paper's domain-side statistics; interest is not gated by
-EPNet, because the interest modules read un-gated embeddings.
+outputs are gated, not the first input (`gate_input: false`; `true` gates it too); each task has gates of its own;
+a gate's hidden width is an option; interest is not gated by EPNet, because the interest modules read un-gated
+embeddings. Differs: F_d is the domain and what is known of the candidate: its placement, and the counts of the
+user's and of everyone's behaviors toward it, over all domains, where the paper's are of the domain alone; O_prior is
+the user and the item, where the paper has the item's author too (here `prior_item_features`, the maker, say).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Isotonic calibration: a rising, piecewise straight map of the logit, that of the least natural log-loss.
 
 Knots stand at quantiles of the positives' logits, so that every piece has `positives_per_piece` of them, and there are
-no more than `pieces_max`; with too few for two pieces the map is Platt's line. The level and one slope a piece,
+no more than `pieces_max`; with too few for two pieces the map is one line, as Platt's. The level and one slope a piece,
 each within `slope_min` and `slope_max`, minimize the weighted log-loss: a convex problem, whose optimum predicts as
 many positives as there are. The outer pieces go on for ever at their slopes.
 

@@ -10,6 +10,7 @@ Source:
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -84,7 +85,7 @@ def _split(vectors: F32, options: SnapshotOptions, random: np.random.Generator) 
     """Return the non-empty parts of one k-means split, as indices into `vectors`."""
     if (vectors == vectors[0]).all():
         return [np.arange(len(vectors))]
-    parts_count = max(2, int(len(vectors) ** options.split_exponent))
+    parts_count = split_parts_count(len(vectors), options.split_exponent)
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):
         # Fewer distinct vectors than parts: k-means++ divides by 0 and leaves parts empty. Both are harmless.
         warnings.simplefilter("ignore", UserWarning)
@@ -92,6 +93,11 @@ def _split(vectors: F32, options: SnapshotOptions, random: np.random.Generator) 
             vectors, parts_count, iter=options.kmeans_iterations, minit="++", rng=random, check_finite=False
         )
     return [chosen for p in range(parts_count) if len(chosen := np.flatnonzero(part == p))]
+
+
+def split_parts_count(size: int, exponent: float) -> int:
+    """Return into how many parts a cluster is split: ⌊size^exponent⌋, 2 at least."""
+    return max(2, math.floor(size**exponent + 1e-9))  # 1024^.3 is 8, and 7.999… in floats
 
 
 def medoids(vectors: F32, labels: npt.NDArray[np.int64]) -> I64:

@@ -1,7 +1,7 @@
 """The short-term module: target attention over the newest behaviors, each by itself.
 
-TWIN (arXiv:2302.02352, section 4.1) puts a DIN-like module over the 50 most recent behaviors beside the
-long-term one. Differs from DIN: softmax attention with heads, as in the long-term module.
+TWIN (arXiv:2302.02352, section 4.1) puts a module over the 50 most recent behaviors beside the long-term one, and
+does not print it. Here it is softmax attention with heads, as in the long-term module.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ class Loss(Protocol):
             logits: (B, logit_columns).
             labels: (B,) 0 or 1, of any type.
             context: (B,) integer ids; rows of equal id were shown together and are compared.
-            offset: (B,) −ln keep_probability of the row's request; added to the natural-rate logit so
-                that it is compared with the rate of the sampled rows.
+            offset: (B,) added to the natural-rate logit so that it is compared with the rate of the sampled
+                rows: −ln keep_probability of the row's request, the same in all of it, unless the task is `direct`.
             returns: () scalar.
         """
 

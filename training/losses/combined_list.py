@@ -4,7 +4,8 @@ Source:
     Scale Calibration of Deep Ranking Models (Yan et al., KDD 2022) as stated in Understanding the Ranking
     Loss for Recommendation with Sparse User Feedback, arXiv:2403.14144:
     α · BCE + (1 − α) · (1/N⁺) Σ_P −ln(e^z / Σ e^z).
-    Differs: rows are compared within a context unless `compare: batch`, which is the paper's; a context
+    Differs: rows are compared within a context unless `compare: batch`, which is the paper's, and each context
+    counts alike unless `average: positives`; a context
     (or batch) of one label only adds nothing, where the paper's term compares positives with each other or
     is 0/0; no weight of positives (β, the paper's device to simulate sparsity); log-sum-exp per context
     instead of raw exponentials.
@@ -25,8 +26,8 @@ class Options(ListwiseOptions):
 class CombinedListLoss(ListwiseLoss):
     """α · cross-entropy + (1 − α) · listwise softmax.
 
-    Within a context the offset is a constant and cancels; over the batch it makes the softmax that of the rows as
-    sampled, so that natural-rate logits are its optimum.
+    An offset that is the same for a whole context cancels there. Over the batch it makes the softmax that of the rows
+    as sampled: its optimum has e^z in proportion to their rates, which are their odds where rates are small.
     """
 
     def log_scores(self, sampled: Tensor) -> Tensor:

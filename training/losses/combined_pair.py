@@ -4,8 +4,8 @@ Source:
     Understanding the Ranking Loss for Recommendation with Sparse User Feedback, arXiv:2403.14144 (and
     Li et al., KDD 2015, for Twitter's timeline):
     α · BCE + (1 − α) · (1/(N⁺N⁻)) Σ_P Σ_Q ln(1 + e^−(z_i − z_j)).
-    Differs: pairs are formed within a context unless `compare: batch`, which is the paper's; no weight of
-    positives (β, the paper's device to simulate sparsity); without a pair the term is 0, not NaN; above
+    Differs: pairs are formed within a context unless `compare: batch`, which is the paper's, and each context
+    counts alike unless `average: pairs`; no weight of positives (β, the paper's device to simulate sparsity); without a pair the term is 0, not NaN; above
     `pairs_max` pairs, all of N⁺ · N⁻, an unbiased draw stands for them (`training.losses._pairs`).
 """
 
@@ -51,7 +51,7 @@ class CombinedPairLoss:
     def __call__(self, logits: Tensor, labels: Tensor, context: Tensor, offset: Tensor) -> Tensor:
         """See `training.losses.Loss`; logits may be (B, 1) or (B, 2).
 
-        Both terms read logit + offset. Within a context the offset is a constant and cancels; over the
+        Both terms read logit + offset. One that is the same for a whole context cancels there; over the
         batch it undoes that negatives of different contexts were kept at different rates, so that
         natural-rate logits stay the optimum.
         """

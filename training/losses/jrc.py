@@ -5,7 +5,7 @@ Source:
     Differs: the ranking term is computed by log-sum-exp per context instead of over a (B, B) mask, with
     equal values; `same_label_competition=False` is the variant in which the rows of the same label leave
     each other's denominators (floor 0); `compare="batch"` is the variant of public code that takes the
-    whole batch for one context; the calibration term takes the offset of sampled negatives.
+    whole batch for one context; both terms take the offset of sampled negatives.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from training.losses._contexts import Compare, segment_logsumexp
 from training.losses.bce import natural_logit
+from training.modules.joint_logits import with_offset
 
 
 class Options(BaseModel):
@@ -43,18 +44,18 @@ class JrcLoss:
     logit_columns: int = 2
 
     def __call__(self, logits: Tensor, labels: Tensor, context: Tensor, offset: Tensor) -> Tensor:
-        """See `training.losses.Loss`. The offset is constant within a context: there, ranking never sees it.
+        """See `training.losses.Loss`.
 
-        Over the batch it leaves the non-click column, whose exp is the share of negatives as sampled, so that
-        natural-rate logits stay the optimum of both terms.
+        The offset leaves the non-click column, whose exp is the share of negatives as sampled, so that natural-rate
+        logits stay the optimum of both terms. Where it is the same for a whole context, ranking there never sees it.
         """
         if len(logits) == 0:
             return logits.sum()
+        logits = with_offset(logits, offset)
         calibration = functional.binary_cross_entropy_with_logits(
-            natural_logit(logits) + offset, labels.to(logits.dtype)
+            natural_logit(logits), labels.to(logits.dtype)
         )
         if self.compare == "batch":
-            logits = torch.stack([logits[:, 0] - offset, logits[:, 1]], dim=1)
             context = torch.zeros_like(context)
         ranking = ranking_terms(
             logits, labels, context, same_label_competition=self.same_label_competition
@@ -89,7 +90,7 @@ def ranking_terms(
 
 
 def mixed_context_share(labels: Tensor, context: Tensor) -> float:
-    """Return the share of rows whose context has both a positive and a negative: only these teach ranking.
+    """Return the share of rows whose context has both labels: only these compare a positive with a negative.
 
     Near 0 where a context's rows are scattered over batches. Of no rows, 0.
 

@@ -103,19 +103,16 @@ def consistency_on_histories(
     visits: I64,
     *,
     keep_ratio: float = 0.25,
-    stale_model: CtrModel | None = None,
     stale_noise: float = 0.0,
     seed: int = 0,
 ) -> Consistency:
     """Measure a TWIN or TWIN V2 module of a trained model on real visits, with keep = C * keep_ratio.
 
-    With `stale_model`, an earlier state of the same model, the search has the keys of that one, as a cache has
-    that was filled before the last updates; with `stale_noise`, keys moved by that share of their spread.
+    With `stale_noise` the search has keys moved by that share of their spread, as a cache has that was filled before
+    the last updates.
     Visits with less than 1 / keep_ratio entries are left out: there is nothing to choose.
     """
-    attention, earlier = _attention_of(model, interest), None
-    if stale_model is not None:
-        earlier = _attention_of(stale_model, interest)
+    attention = _attention_of(model, interest)
     random, found = torch.Generator().manual_seed(seed), _Found()
     builder = batch_builder(data)
     for visit in visits:
@@ -127,10 +124,7 @@ def consistency_on_histories(
             continue
         with torch.inference_mode():
             items, targets = model.embed_items(ids.item_rows), model.embed_items(torch.unique(batch.item))
-            keys = attention.key(items)
-            if stale_model is not None and earlier is not None:
-                keys = earlier.key(stale_model.embed_items(ids.item_rows))
-            keys = moved(keys, stale_noise, random)
+            keys = moved(attention.key(items), stale_noise, random)
         part = HistoryPart(items, *(x[:, :length] for x in (ids.index, ids.size, ids.age, ids.strength)))
         found.add(shares_of_search(attention, targets, part, keep, cached_keys=keys), length, keep)
     return found.summary()

@@ -10,7 +10,7 @@ with target q, the medoid's inherent features K_h and cross features K_c (age, s
 
 Differs or decides where the papers are silent: beta is per head and merged into w^c (their product is
 what acts); an empty history gives the zero vector; W^o has no bias, so that this holds; the search merges
-heads by rank, head order first, and ties go to the earlier cluster.
+heads by rank, head order first, ranks scores in steps of 1/1024, and ties go to the earlier cluster.
 
 Adds, as the option `mass` (off as the papers have it): softmax divides out how much of the history matches at
 all, so each head's ln(1 + sum n e^alpha), a soft count of matches over the whole life cycle, is appended.

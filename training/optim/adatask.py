@@ -5,7 +5,8 @@ Source:
     Algorithm 2: θ ← θ − η Σ_k m̂_k / (√v̂_k + ε), for Adam, and likewise for AdaGrad and RMSProp.
     Differs: steps are counted per parameter and task, and a task that is absent from a batch, or does not
     reach a parameter, neither moves it nor lets its moments decay; `row_wise` keeps one second moment a row
-    of an embedding table and task; the auxiliary loss, which the paper has none of (see `auxiliary`).
+    of an embedding table and task; the auxiliary loss, which the paper has none of (see `auxiliary`). A domain that
+    is absent from a batch has a gradient of 0 in what a backbone stacks for all domains: it decays there as in Adam.
 
 Not divided by the number of tasks K, as in the paper: K tasks that agree step K times as far as Adam would.
 Tune the learning rates anew, and compare with the joint optimizer at K times its rates too.

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from training.metrics.activity import ActivityRow, by_activity
+from training.metrics.natural import pcoc
 from training.report import study_plots as plots
 from training.report import study_tables as tables
 from training.report.activity import behaviors_before, plot_activity
@@ -20,12 +21,14 @@ from training.study.config import StudyConfig
 from training.study.fitting import Inputs
 from training.study.rows import SplitRows
 from training.study.schedule import Outcome
-from training.study.systems import LIBRARY, System
+from training.study.systems import LIBRARY, System, seed_deviation
 
 I64 = npt.NDArray[np.int64]
 
-LINES_MAX: Final = 6
+LINES_MAX: Final = 9
 """Systems in one plot of lines: more cannot be told apart."""
+
+WEEK_MS: Final = 7 * 24 * 3600 * 1000
 
 
 def write_page(
@@ -50,7 +53,8 @@ def _head(config: StudyConfig, inputs: Inputs, systems: Mapping[str, System], ou
     hours = sum(one.seconds or 0 for s in systems.values() if s.library == LIBRARY for one in s.seeds) / 3600
     lines = [
         "# Study",
-        "Written by `make study` (`python -m training study`) from what it measured; not edited by hand.",
+        "Written by `make study` (`python -m training study configs/study.yaml`) from what it measured; not edited by "
+        "hand.",
         f"Dataset `{spec.name}` ({spec.fingerprint[:12]}): {len(test.labels):,} test rows of "
         f"{len(np.unique(test.users)):,} users, {len(inputs.splits['validation'].labels):,} validation rows. "
         f"{len(done)} of {len(asked)} fits are done; they took {hours:.1f} hours, {config.processes} at a time with "
@@ -60,6 +64,8 @@ def _head(config: StudyConfig, inputs: Inputs, systems: Mapping[str, System], ou
         f"All metrics are natural: a negative counts for those that were left out. "
         f"{NAMES['gauc']} is by user. Intervals are 95 % by bootstrap over users, in differences paired; with several "
         "seeds a figure is their mean, and ± is their standard deviation.",
+        *([config.note] if config.note else []),
+        *_noise(inputs, systems),
     ]
     if missing:
         lines.append("**Missing:** " + ", ".join(missing) + ".")
@@ -67,6 +73,38 @@ def _head(config: StudyConfig, inputs: Inputs, systems: Mapping[str, System], ou
         reasons = (f"`{name}`: {text.strip().splitlines()[-1]}" for name, text in outcome.failed.items())
         lines.append("**Failed:** " + "; ".join(reasons))
     return "\n\n".join(lines)
+
+
+def _noise(inputs: Inputs, systems: Mapping[str, System]) -> list[str]:
+    """Return what moves figures besides users, which alone the intervals are over."""
+    told: list[str] = []
+    several = [system for system in systems.values() if len(system.seeds) > 1]
+    if several:
+        moved = [
+            f"{NAMES[metric]} {number(seed_deviation(several, metric), metric)}"
+            for metric in ("auc", "gauc", "log_loss", "pcoc", "calibration_error")
+        ]
+        told.append(
+            f"Another seed moves a fit by (standard deviation, rows of several seeds): {', '.join(moved)}."
+        )
+    best = best_row(systems)
+    if best is not None:
+        weekly = pcoc_by_week(inputs, systems[best])
+        told.append(
+            f"{NAMES['pcoc']} of {systems[best].label} in single test weeks lies between {number(min(weekly), 'pcoc')} "
+            f"and {number(max(weekly), 'pcoc')}."
+        )
+    return ["Intervals are over users alone. " + " ".join(told)] if told else []
+
+
+def pcoc_by_week(inputs: Inputs, system: System) -> list[float]:
+    """Return predicted over observed of the first task in each test week that has positives."""
+    test, p = inputs.splits["test"], system.probability("test")[:, 0]
+    at_ms = inputs.bench.dataset.exposures["shown_at_ms"].to_numpy()[test.rows]
+    week = (at_ms - at_ms.min()) // WEEK_MS
+    chosen = [(week == w) & ~np.isnan(test.labels[:, 0]) for w in np.unique(week)]
+    found = [pcoc(test.labels[own, 0], p[own], test.weights[own]) for own in chosen]
+    return [value for value in found if value is not None]
 
 
 def _bars(config: StudyConfig, systems: Mapping[str, System]) -> list[str]:

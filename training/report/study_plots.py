@@ -148,7 +148,7 @@ def cost(path: Path, systems: Sequence[System]) -> None:
     figure, panels = _figure(1, 2, width=11, height=1.0 + 0.22 * len(told))
     for panel, name in zip(panels[0], ("seconds", "parameters"), strict=True):
         values = [[float(v) for one in s.seeds if (v := getattr(one, name)) is not None] for s in told]
-        means = [float(np.mean(own)) if own else 0.0 for own in values]
+        means = [float(np.mean(own)) if own else np.nan for own in values]  # no bar, not one of 0
         colors = [_color(groups.index(system.group)) for system in told]
         panel.barh(range(len(told)), means, color=colors, height=0.6)
         panel.set_yticks(range(len(told)), [system.label for system in told], fontsize=7)

@@ -59,8 +59,11 @@ class Judgement:
 
 
 def best_row(systems: Mapping[str, System]) -> str | None:
-    """Return the row of the study with the least log-loss of the first task on validation."""
-    own = [system for system in systems.values() if system.library == LIBRARY]
+    """Return the row of the study with the least log-loss of the first task on validation.
+
+    Rows that were calibrated there are left out: they have seen the answers.
+    """
+    own = [s for s in systems.values() if s.library == LIBRARY and not s.calibrated_on_validation]
     found = [(system.validation("log_loss"), system.name) for system in own]
     defined = [each for each in found if not np.isnan(each[0])]
     return min(defined)[1] if defined else None

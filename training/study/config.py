@@ -96,6 +96,7 @@ class StudyConfig(_Frozen):
     results: Path | None = Field(
         default=None, description="measured rows, JSON; in the workspace where not given"
     )
+    note: str = Field(default="", description="what a reader of the page must know besides, Markdown")
     page: Path | None = Field(
         default=None, description="tables and plots, Markdown; in the workspace where not given"
     )

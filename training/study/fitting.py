@@ -31,6 +31,7 @@ from training.study.results import (
     Epoch,
     FitResult,
     Part,
+    in_full,
     write_draws,
     write_folder,
 )
@@ -132,7 +133,7 @@ def _write(plan: FitPlan, inputs: Inputs, out: Path, tell: Callable[[float], Non
         row=plan.row,
         seed=plan.seed,
         inputs=inputs.identity,
-        model=plan.model.model_dump(mode="json"),
+        model=in_full(plan.model),
         per_domain=plan.per_domain,
         parameters=parameters_count,
         seconds=round(time.perf_counter() - started, 2),

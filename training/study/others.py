@@ -2,14 +2,15 @@
 
     <workspace>/rivals/<name>.npy       probabilities of the first task, a row for each exposure of the dataset in
                                         its order, NaN where it was not scored
-    <workspace>/rivals/<name>.json      {"library", "fingerprint", and where known "label", "seconds", "parameters",
-                                        "train_samples_per_s"}
+    <workspace>/rivals/<name>.json      {"library", "fingerprint", "features" where it read the models' features, and
+                                        where known "label", "seconds", "parameters", "train_samples_per_s"}
 
     <workspace>/public_libraries/<library>-<name>-<seed>.npy    probabilities of the test rows, in the same order,
     with a file of results that has their rows in the form of the study's own
 
 All test rows are measured here, by the functions that measure the rows of the study. What was made from another
-dataset is passed over: its fingerprint or its number of rows differs, or its log-loss is not the one in its results.
+dataset or from other features is passed over: its fingerprint or digest differs, its number of rows, or its log-loss
+is not the one in its results.
 """
 
 from __future__ import annotations
@@ -44,7 +45,11 @@ def rivals(inputs: Inputs) -> Iterator[System]:
             about: dict[str, Any] = orjson.loads(path.with_suffix(".json").read_bytes())
         except (OSError, orjson.JSONDecodeError):
             continue
-        if about.get("fingerprint") != inputs.bench.dataset.spec.fingerprint:
+        features = about.get("features")
+        if about.get("fingerprint") != inputs.bench.dataset.spec.fingerprint or features not in (
+            None,
+            inputs.bench.features_digest,
+        ):
             continue
         every = np.load(path, mmap_mode="r", allow_pickle=False)
         scored = {split: _column(every[rows.rows]) for split, rows in inputs.splits.items()}
@@ -63,6 +68,8 @@ def library_models(inputs: Inputs, results: Path) -> Iterator[System]:
             continue
         p = _column(np.load(path, mmap_mode="r", allow_pickle=False))
         whole = [row for row in rows if (row["split"], row["domain"]) == ("test", ALL_DOMAINS)]
+        if rows[0].get("features") != inputs.bench.features_digest:
+            continue
         if len(p) != len(test.labels) or not whole or not _is_of(p, whole[0], test):
             continue
         validation = [row for row in rows if row["split"] == "validation"]

@@ -98,7 +98,8 @@ def read_result(folder: Path) -> FitResult | None:
 def is_current(result: FitResult, *, model: ModelConfig, per_domain: bool, inputs: dict[str, Any]) -> bool:
     """Return whether a result is of this model on these inputs.
 
-    A default that came since counts as what the model had: only a key whose value is another one makes it stale.
+    An option that came since counts as what the model had: only a key whose value is another one makes it stale. Code
+    that changed is not seen: raise FORMAT with it.
     """
     if result.inputs != inputs or result.per_domain != per_domain:
         return False

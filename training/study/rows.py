@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.data.encoded import EncodedData
-from training.metrics.bootstrap import resample, user_times
+from training.metrics.bootstrap import METRICS, resample, user_times
 from training.metrics.evaluate import ALL_DOMAINS, evaluate
 from training.metrics.natural import natural_weights
 from training.workbench import Workbench
@@ -21,7 +21,7 @@ I64 = npt.NDArray[np.int64]
 Drawn = dict[str, dict[str, F64]]
 """Domain (`all` among them) → metric → its value in each draw of users, (R,)."""
 
-REPORTED = ("auc", "gauc", "gauc_request", "log_loss", "pcoc", "calibration_error")
+REPORTED = METRICS
 
 
 @dataclass(frozen=True)

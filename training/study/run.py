@@ -8,10 +8,9 @@ config.page                   tables and plots
 from __future__ import annotations
 
 import gc
-import hashlib
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Any
 
 import orjson
 
-from service.contract.features import FeatureSpec
 from service.contract.files import write_atomically
 from training.config import PipelineConfig
 from training.errors import ConfigError
@@ -28,7 +26,7 @@ from training.stages.train import build_model
 from training.study.config import StudyConfig
 from training.study.display import Display
 from training.study.fitting import FitPlan, Inputs, run_fit
-from training.study.others import library_models, read_rows, rivals
+from training.study.others import library_models, rivals
 from training.study.results import is_current, read_result
 from training.study.rows import rows_of
 from training.study.schedule import Outcome, in_order, run_fits
@@ -79,16 +77,10 @@ def make_inputs(bench: Workbench, progress: Progress) -> Inputs:
     identity = {
         "dataset": bench.dataset.spec.fingerprint,
         "cluster": _state_of(bench.done("cluster")),
-        "features": digest_of(bench.features),
+        "features": bench.features_digest,
     }
     splits = {split: rows_of(bench, data, split) for split in ("validation", "test")}
     return Inputs(bench, data, splits, identity)
-
-
-def digest_of(features: Sequence[FeatureSpec]) -> str:
-    """Return a digest of which features there are and how each is encoded."""
-    text = "\n".join(feature.model_dump_json() for feature in features)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def fit_rows(config: StudyConfig, inputs: Inputs, names: list[str], *, json: bool) -> Outcome:
@@ -176,10 +168,6 @@ def collect(config: StudyConfig, inputs: Inputs) -> dict[str, System]:
 def write_results(config: StudyConfig, pipeline: PipelineConfig, systems: dict[str, System]) -> None:
     """Write the rows of all systems, one a line, with what is needed to read them later."""
     rows = rows_of_systems(systems.values())
-    if config.public_libraries:
-        measured_here = {(row["library"], row["name"], row["seed"]) for row in rows}
-        others = read_rows(config.public_libraries)
-        rows += [row for row in others if (row["library"], row["name"], row["seed"]) not in measured_here]
     meta = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {config.processes} fits at a time",
         "versions": {"python": platform.python_version(), **{n: version(n) for n in ("numpy", "torch")}},

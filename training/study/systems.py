@@ -5,7 +5,7 @@ Knows nothing of how any of them were made.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -61,6 +61,7 @@ class System:
     seeds: tuple[Seeded, ...]
     task: str  # the first one, whose metrics are drawn
     model: str = ""  # its name in results, where that is not its name here
+    calibrated_on_validation: bool = False
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -84,9 +85,7 @@ class System:
 
     def over(self, other: System, metric: str, domain: str) -> Estimate:
         """Return this − other, paired by users, and by seeds where they have some in common."""
-        common = {one.seed for one in self.seeds} & {one.seed for one in other.seeds}
-        several = len(self.seeds) > 1 and len(other.seeds) > 1 and common
-        seeds = common if several else None
+        seeds = ({one.seed for one in self.seeds} & {one.seed for one in other.seeds}) or None
         return self.estimate(metric, domain, seeds=seeds) - other.estimate(metric, domain, seeds=seeds)
 
     def spread(self, metric: str, domain: str) -> float | None:
@@ -113,10 +112,12 @@ class System:
 def system_of_fits(name: str, row: StudyRow, folders: list[Path]) -> System:
     """Return a row of the study from the folders of its finished fits."""
     seeds: list[Seeded] = []
+    calibrated = False
     for folder in folders:
         result = read_result(folder)
         if result is None:
             continue
+        calibrated |= result.model.get("calibration") is not None
         seeds.append(
             Seeded(
                 seed=result.seed,
@@ -130,7 +131,17 @@ def system_of_fits(name: str, row: StudyRow, folders: list[Path]) -> System:
                 parts=result.parts,
             )
         )
-    return System(name, row.label, row.group, LIBRARY, tuple(seeds), task=seeds[0].metrics[0]["task"])
+    task = seeds[0].metrics[0]["task"]
+    return System(
+        name, row.label, row.group, LIBRARY, tuple(seeds), task, calibrated_on_validation=calibrated
+    )
+
+
+def seed_deviation(systems: Sequence[System], metric: str) -> float:
+    """Return the standard deviation of a metric over seeds, pooled over systems of several seeds."""
+    seeds = [[s.estimate(metric, ALL_DOMAINS, seeds=[one.seed]).value for one in s.seeds] for s in systems]
+    squares = sum(float(np.sum((np.array(own) - np.mean(own)) ** 2)) for own in seeds)
+    return float(np.sqrt(squares / sum(len(own) - 1 for own in seeds)))
 
 
 def rows_of_systems(systems: Iterable[System]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from tests.support.synthetic_dataset import tiny_config
 from training.config import PipelineConfig
 from training.errors import ConfigError, StageError
 from training.pipeline import STAGE_FILE, Step, steps_of
+from training.workbench import Workbench
 
 SHARED = ["prepare", "embed", "cluster"]
 STAR = ["train/star", "evaluate/star", "export/star", "verify/star"]
@@ -72,6 +73,13 @@ def test_a_changed_part_of_the_config_runs_what_depends_on_it(
 ) -> None:
     assert names_of_ran(run(changed(config, changes))) == [*stale, "publish"]
     assert names_of_ran(run(changed(config, changes))) == ["publish"]
+
+
+def test_features_that_code_changed_train_every_model_again(
+    config: PipelineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Workbench, "features_digest", "of other code")
+    assert names_of_ran(run(config)) == [*STAR, *PEPNET, "publish"]
 
 
 def test_new_logs_run_everything(config: PipelineConfig) -> None:

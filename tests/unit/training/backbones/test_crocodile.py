@@ -103,6 +103,8 @@ GOLDEN_GATE = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.0, -0.1, 0.2, -0.2]], dtype
 
 def test_golden_gate() -> None:
     outputs = torch.tensor([[[1.0, 2.0]], [[3.0, -1.0]]], dtype=torch.float64)
+    logits = (GOLDEN_PRIOR @ GOLDEN_GATE).view(2, 2)  # a row an expert
+    close(logits, torch.tensor([[0.1, 0.3], [0.1, 0.6]], dtype=torch.float64))
     mixed = mix_by_dimension(GOLDEN_PRIOR @ GOLDEN_GATE, outputs)
     close(mixed, torch.tensor([[2.0, 0.27667245]], dtype=torch.float64), atol=1e-8)
     first = torch.tensor(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.contract.history import F32, U16, quantize_strength
-from training.history.hierarchical import cluster_behaviors, medoids, strength_groups
+from training.history.hierarchical import cluster_behaviors, medoids, split_parts_count, strength_groups
 from training.history.options import SnapshotOptions
 
 
@@ -152,3 +152,11 @@ def test_medoids_of_nothing() -> None:
 def test_bad_options_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         SnapshotOptions.model_validate(bad)
+
+
+@pytest.mark.parametrize(
+    ("size", "parts"),
+    [(21, 2), (100, 3), (1_000, 7), (1_024, 8), (10_000, 15), (100_000, 31), (10**6, 63), (2, 2)],
+)
+def test_a_cluster_is_split_into_its_size_to_the_power_of_three_tenths(size: int, parts: int) -> None:
+    assert split_parts_count(size, 0.3) == parts

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from training.losses.bce import natural_logit
 from training.losses.jrc import JrcLoss, mixed_context_share, ranking_terms
 
 F = torch.tensor([[0.2, -0.3], [1.0, 0.5], [-0.4, 0.1], [0.0, 0.8], [0.3, 0.3]], dtype=torch.float64)
@@ -118,17 +119,44 @@ def test_ranking_ignores_a_constant_per_context_and_column(
     )
 
 
-def test_offset_moves_calibration_only() -> None:
+def test_an_offset_of_whole_contexts_moves_calibration_only() -> None:
     offset = torch.full((5,), math.log(50.0), dtype=torch.float64)
-    assert JrcLoss(0.0)(F, Y, Z, offset).item() == JrcLoss(0.0)(F, Y, Z, NO_OFFSET).item()
+    torch.testing.assert_close(JrcLoss(0.0)(F, Y, Z, offset), JrcLoss(0.0)(F, Y, Z, NO_OFFSET))
     shifted = F + torch.tensor([0.0, math.log(50.0)], dtype=torch.float64)
     torch.testing.assert_close(JrcLoss(1.0)(F, Y, Z, offset), JrcLoss(1.0)(shifted, Y, Z, NO_OFFSET))
+
+
+@pytest.mark.parametrize("same_label", [True, False])
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_rows_of_offsets_of_their_own_are_compared_as_they_were_sampled(
+    alpha: float, same_label: bool
+) -> None:
+    """The loss of natural logits and offsets is that of the logits as sampled, in both of its terms."""
+    offset = torch.tensor([0.5, 0.0, 2.0, 1.0, 0.1], dtype=torch.float64)
+    as_sampled = torch.stack([F[:, 0] - offset, F[:, 1]], dim=1)
+    loss = JrcLoss(alpha, same_label)
+    torch.testing.assert_close(loss(F, Y, Z, offset), loss(as_sampled, Y, Z, NO_OFFSET))
+
+
+def test_golden_probabilities_and_calibration_terms() -> None:
+    logit = natural_logit(F)
+    expected = [0.37754067, 0.37754067, 0.62245933, 0.68997448, 0.5]
+    assert torch.sigmoid(logit).tolist() == pytest.approx(expected, abs=1e-8)
+    terms = [JrcLoss(1.0)(F[[i]], Y[[i]], Z[[i]], NO_OFFSET[[i]]).item() for i in range(5)]
+    assert terms == pytest.approx([0.47407698, 0.97407698, 0.97407698, 0.37110067, 0.69314718], abs=1e-8)
 
 
 @pytest.mark.parametrize("same_label", [True, False])
 def test_contexts_of_one_row_rank_nothing(same_label: bool) -> None:
     terms = ranking_terms(F, Y, torch.arange(5), same_label_competition=same_label)
     assert terms.tolist() == pytest.approx([0.0] * 5, abs=1e-15)
+
+
+def test_a_mixed_context_has_the_floor_of_its_label_counts() -> None:
+    labels = torch.tensor([1, 1, 0, 0, 0])
+    sure = torch.stack([(1 - labels) * 50.0, labels * 50.0], dim=1)
+    terms = ranking_terms(sure, labels, torch.zeros(5, dtype=torch.int64))
+    assert terms.sum().item() == pytest.approx(2 * math.log(2) + 3 * math.log(3), abs=1e-5)
 
 
 def test_only_negatives_reach_the_floor_and_no_lower() -> None:

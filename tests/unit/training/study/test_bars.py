@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,11 @@ def test_every_row_of_other_results_must_hold(speeds: Path) -> None:
 def test_results_that_are_not_there_are_not_measured(speeds: Path, tmp_path: Path) -> None:
     assert judge_elsewhere(elsewhere(tmp_path / "gone.json", at_least=2)).verdict == "not measured"
     assert judge_elsewhere(elsewhere(speeds, where={"kind": "gone"}, at_least=2)).verdict == "not measured"
+
+
+def test_a_row_calibrated_on_validation_is_not_chosen_there(systems: dict[str, System]) -> None:
+    assert best_row(systems) == "ours"
+    calibrated = replace(
+        system("calibrated", seeded(1, alike(0.9), validation=0.1)), calibrated_on_validation=True
+    )
+    assert best_row({**systems, "calibrated": calibrated}) == "ours"

@@ -202,19 +202,27 @@ def test_rivals_and_public_libraries_are_measured_on_the_same_rows(
     rivals = own.pipeline.workspace / "rivals"
     libraries = own.pipeline.workspace / "public_libraries"
     fingerprint = inputs.bench.dataset.spec.fingerprint
-    for name, made_from in (("lightgbm", fingerprint), ("old", "another dataset")):
-        rivals.mkdir(exist_ok=True)
+    digest = inputs.bench.features_digest
+    rivals.mkdir()
+    for name, made_from in {
+        "lightgbm": {"fingerprint": fingerprint},
+        "of_features": {"fingerprint": fingerprint, "features": digest},
+        "old": {"fingerprint": "another dataset"},
+        "of_old_features": {"fingerprint": fingerprint, "features": "others"},
+    }.items():
         np.save(rivals / f"{name}.npy", whole)
-        (rivals / f"{name}.json").write_text(json.dumps({"library": "lightgbm", "fingerprint": made_from}))
+        (rivals / f"{name}.json").write_text(json.dumps({"library": "lightgbm", **made_from}))
     libraries.mkdir()
     known = [row for row in own.rows() if (row["name"], row["seed"], row["task"]) == ("base", 1, "click")]
-    elsewhere = [{**row, "name": "din", "library": "fuxictr"} for row in known]
+    elsewhere = [{**row, "name": "din", "library": "fuxictr", "features": digest} for row in known]
+    elsewhere += [{**row, "name": "dcnv2", "features": "others"} for row in elsewhere]
     (tmp_path / "public_libraries.json").write_text(json.dumps({"rows": elsewhere}))
-    np.save(libraries / "fuxictr-din-1.npy", ours.astype(np.float64))
+    for name in ("din", "dcnv2"):
+        np.save(libraries / f"fuxictr-{name}-1.npy", ours.astype(np.float64))
 
     bars = [{"asked": "x", "row": "base", "than": ["every"], "metrics": ["auc"], "at_least": -1}]
     run_study(own.config(bars=bars), own.pipeline, report_only=True, json=True)
-    assert {row["name"] for row in own.rows()} == {"base", "lightgbm", "din"}
+    assert {row["name"] for row in own.rows()} == {"base", "lightgbm", "of_features", "din"}
 
     def clicks(name: str, split: str) -> list[float]:
         chosen = [r for r in own.rows() if (r["name"], r["split"], r["task"]) == (name, split, "click")]
@@ -228,3 +236,4 @@ def test_rivals_and_public_libraries_are_measured_on_the_same_rows(
     np.save(libraries / "fuxictr-din-1.npy", ours[::-1].astype(np.float64))  # not those of its results
     run_study(own.config(bars=bars), own.pipeline, report_only=True, json=True)
     assert "| din (fuxictr) |" not in own.page()
+    assert "din" not in {row["name"] for row in own.rows()}

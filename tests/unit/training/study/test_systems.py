@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.unit.training.study.made import alike, seeded, system
-from training.study.systems import MACRO, rows_of_systems
+from training.study.systems import MACRO, rows_of_systems, seed_deviation
 
 
 def test_an_estimate_is_the_mean_over_seeds() -> None:
@@ -32,8 +32,16 @@ def test_seeds_that_both_sides_have_are_compared() -> None:
     x = system("x", seeded(1, alike(0.9)), seeded(2, alike(0.7)), seeded(3, alike(0.1)))
     y = system("y", seeded(1, alike(0.6)), seeded(2, alike(0.6)))
     assert x.over(y, "auc", "all").value == pytest.approx(0.2)
+    assert x.over(system("z", seeded(2, alike(0.6))), "auc", "all").value == pytest.approx(0.7 - 0.6)
     single = system("z", seeded(9, alike(0.6)))
     assert x.over(single, "auc", "all").value == pytest.approx(np.mean([0.9, 0.7, 0.1]) - 0.6)
+
+
+def test_what_a_seed_moves_is_pooled_over_systems() -> None:
+    x = system("x", seeded(1, alike(0.9)), seeded(2, alike(0.8)))
+    y = system("y", seeded(1, alike(0.5)), seeded(2, alike(0.5)), seeded(3, alike(0.8)))
+    squares = 2 * 0.05**2 + 2 * 0.1**2 + 0.2**2
+    assert seed_deviation([x, y], "auc") == pytest.approx((squares / 3) ** 0.5)
 
 
 def test_a_metric_that_is_not_there_is_not_a_number() -> None:
