@@ -5,8 +5,9 @@ Source:
     Li et al., KDD 2015, for Twitter's timeline):
     α · BCE + (1 − α) · (1/(N⁺N⁻)) Σ_P Σ_Q ln(1 + e^−(z_i − z_j)).
     Differs: pairs are formed within a context unless `compare: batch`, which is the paper's, and each context
-    counts alike unless `average: pairs`; no weight of positives (β, the paper's device to simulate sparsity); without a pair the term is 0, not NaN; above
-    `pairs_max` pairs, all of N⁺ · N⁻, an unbiased draw stands for them (`training.losses._pairs`).
+    counts alike unless `average: pairs`; no weight of positives (β, the paper's device to simulate sparsity);
+    without a pair the term is 0, not NaN; above `pairs_max` pairs, all of N⁺ · N⁻, an unbiased draw stands for
+    them (`training.losses._pairs`).
 """
 
 from __future__ import annotations

@@ -8,10 +8,11 @@ cross features t (its age: SIM's time gap; its strength):
     head_a = softmax(score) (z W^v_a)
     out    = [head_1 .. head_A] W^o
 
-Differs: strength, which SIM has none of (`crossed: [age]` is SIM's); SIM mixes z itself, and the layer above maps the heads' mixtures to its own width; here that map is
-W^v_a W^o_a, of rank d, so that the searches are compared with attention of one size. Scores are scaled by
-sqrt(d). Decides: no biases, so that a target for which nothing is kept gets the zero vector. In contrast to
-`target_attention.py`, cross features are part of the key, so what they add to a score depends on the target.
+Differs: strength, which SIM has none of (`crossed: [age]` is SIM's). SIM mixes z itself, and the layer above maps
+the heads' mixtures to its own width; here that map is W^v_a W^o_a, of rank d, so that the searches are compared with
+attention of one size. Scores are scaled by sqrt(d). Decides: no biases, so that a target for which nothing is kept
+gets the zero vector. In contrast to `target_attention.py`, cross features are part of the key, so what they add to a
+score depends on the target.
 
 Adds the option `mass` (off as in the papers): each head's ln(1 + sum e^score), a soft count of matches.
 """
