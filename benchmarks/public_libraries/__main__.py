@@ -45,9 +45,11 @@ def main() -> None:
         command.add_argument("--systems", help="by name, separated by commas; all without it")
         command.add_argument("--epochs", type=int)
         command.add_argument("--batch-rows", type=int)
-        command.add_argument("--learning-rate", type=float)
         command.add_argument("--embedding-width", type=int)
     commands.choices["quality"].add_argument("--seeds", default="1")
+    commands.choices["quality"].add_argument(
+        "--learning-rates", default="0.001", help="each is tried; the best on validation is kept"
+    )
     commands.choices["quality"].add_argument(
         "--leave-out", default="", help="features or sides that the models do not read: match, popularity"
     )
@@ -56,6 +58,7 @@ def main() -> None:
     )
     commands.choices["speed"].add_argument("--models", default=",".join(SPEED_MODELS))
     commands.choices["speed"].add_argument("--rounds", type=int, default=3)
+    commands.choices["speed"].add_argument("--learning-rate", type=float)
     commands.choices["speed"].add_argument("--rows", type=int, default=200_000)
     commands.choices["speed"].add_argument(
         "--out", type=Path, default=Path("benchmarks/results/training_speed.json")
@@ -88,7 +91,10 @@ def run_quality(arguments: argparse.Namespace) -> None:
                 data,
                 rows,
                 system,
-                _sizes(arguments),
+                [
+                    dataclasses.replace(_sizes(arguments), learning_rate=float(rate))
+                    for rate in arguments.learning_rates.split(",")
+                ],
                 leave_out=tuple(filter(None, arguments.leave_out.split(","))),
                 seed=seed,
                 threads=arguments.threads,
@@ -108,7 +114,11 @@ def run_speed(arguments: argparse.Namespace) -> None:
     rows = speed.measure(
         load_config(arguments.config),
         chosen_systems(arguments.systems, models=tuple(arguments.models.split(","))),
-        sizes=dataclasses.replace(_sizes(arguments), epochs=arguments.epochs or 1),
+        sizes=dataclasses.replace(
+            _sizes(arguments),
+            epochs=arguments.epochs or 1,
+            learning_rate=arguments.learning_rate or quality.Sizes.learning_rate,
+        ),
         rows_max=arguments.rows,
         rounds=arguments.rounds,
         threads=arguments.threads,
@@ -140,7 +150,6 @@ def _sizes(arguments: argparse.Namespace) -> quality.Sizes:
     given = {
         "epochs": arguments.epochs,
         "batch_rows": arguments.batch_rows,
-        "learning_rate": arguments.learning_rate,
         "embedding_width": arguments.embedding_width,
     }
     return quality.Sizes(**{name: value for name, value in given.items() if value is not None})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from benchmarks.public_libraries.sampling import natural_probability
 from benchmarks.public_libraries.systems import System, run_system
 from training.data.encoded import EncodedData
 from training.progress import Progress
-from training.study.rows import measured, rows_of
+from training.study.rows import F32, measured, rows_of
 from training.workbench import Workbench
 
 FOLDER = "public_libraries"
@@ -63,45 +63,58 @@ def measure(
     data: EncodedData,
     rows: Path,
     system: System,
-    sizes: Sizes,
+    sizes: Sequence[Sizes],
     *,
     leave_out: tuple[str, ...],
     seed: int,
     threads: int,
     say: Say,
 ) -> list[dict[str, Any]]:
-    """Train a system and return its rows of metrics; its test probabilities are kept beside the workspace's models."""
+    """Train a system with each of some sizes and return the rows of metrics of the best on validation.
+
+    Best is the least log-loss. Its test probabilities are kept beside the workspace's models.
+    """
     model = "_without_".join([system.model, *leave_out])
     name = f"{system.library.driver}-{model}-{seed}"
-    out = bench.folder(FOLDER) / "jobs" / name
-    job = Job(
-        rows=str(rows.resolve()),
-        source=RowsSpec.load(rows).source,
-        out=str(out.resolve()),
-        model=system.model,
-        seed=seed,
-        threads=threads,
-        leave_out=leave_out,
-        **asdict(sizes),
-    )
-    report = run_system(system, job, say)
-    shutil.rmtree(out / "npz", ignore_errors=True)  # a second copy of the rows, in the library's format
-    found: list[dict[str, Any]] = []
-    about = {
-        "name": model,
-        "library": system.library.driver,
-        "seed": seed,
-        "features": bench.features_digest,
-        "parameters": report.parameters,
-        "train_samples_per_s": round(report.train_samples_per_s),
-    }
-    for split in ("validation", "test"):
-        rows_of_split = rows_of(bench, data, split)
-        p = natural_probability(np.load(scores_path(out, split)), data.keep_probability[rows_of_split.rows])
-        if split == "test":
-            np.save(bench.folder(FOLDER) / f"{name}.npy", p)
-        found += [about | row for row in measured(rows_of_split, p[:, None].astype(np.float32))]
-    return found
+    split_rows = {split: rows_of(bench, data, split) for split in ("validation", "test")}
+    tried: list[tuple[list[dict[str, Any]], F32]] = []
+    for chosen in sizes:
+        out = bench.folder(FOLDER) / "jobs" / f"{name}-{chosen.learning_rate:g}"
+        job = Job(
+            rows=str(rows.resolve()),
+            source=RowsSpec.load(rows).source,
+            out=str(out.resolve()),
+            model=system.model,
+            seed=seed,
+            threads=threads,
+            leave_out=leave_out,
+            **asdict(chosen),
+        )
+        report = run_system(system, job, say)
+        shutil.rmtree(out / "npz", ignore_errors=True)  # a second copy of the rows, in the library's format
+        probability = {
+            split: natural_probability(np.load(scores_path(out, split)), data.keep_probability[own.rows])
+            for split, own in split_rows.items()
+        }
+        about = {
+            "name": model,
+            "library": system.library.driver,
+            "seed": seed,
+            "learning_rate": chosen.learning_rate,
+            "features": bench.features_digest,
+            "parameters": report.parameters,
+            "train_samples_per_s": round(report.train_samples_per_s),
+        }
+        found = [
+            about | row
+            for split, own in split_rows.items()
+            for row in measured(own, probability[split].astype(np.float32)[:, None])
+        ]
+        say(f"{name}: rate {chosen.learning_rate:g}, validation log-loss {found[0]['log_loss']:.6f}")
+        tried.append((found, probability["test"].astype(np.float32)))
+    best, test = min(tried, key=lambda each: each[0][0]["log_loss"])
+    np.save(bench.folder(FOLDER) / f"{name}.npy", test)
+    return best
 
 
 def tasks_of(rows: Path) -> tuple[str, ...]:
