@@ -9,27 +9,22 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from training.modules.attention_options import AttentionOptions
 from training.modules.split import ItemLayout
 from training.modules.target_attention import TargetAttention
 
 
-class Options(BaseModel):
+class Options(AttentionOptions):
     """Options of the module."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     part: Literal["behaviors", "clusters"] = Field(
         default="behaviors", description="clusters are read as if each were one behavior: without + ln n"
     )
-    heads: int = Field(default=4, ge=1)
-    head_width: int = Field(default=16, ge=1)
-    out_width: int = Field(default=64, ge=1)
     keep: int | None = Field(
         default=100, ge=1, description="behaviors that survive the search; null keeps all"
     )
-    mass: bool = Field(default=False, description="append each head's soft count of matches")
 
 
 def reads(options: Options) -> str:
@@ -39,12 +34,4 @@ def reads(options: Options) -> str:
 
 def build(options: Options, *, item: ItemLayout) -> TargetAttention:
     """Build the module for the embeddings of items."""
-    return TargetAttention(
-        item.width,
-        heads=options.heads,
-        head_width=options.head_width,
-        out_width=options.out_width,
-        keep=options.keep,
-        mass=options.mass,
-        weigh_sizes=False,
-    )
+    return TargetAttention(item.width, options, keep=options.keep, weigh_sizes=False)

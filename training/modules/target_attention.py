@@ -13,7 +13,10 @@ what acts); an empty history gives the zero vector; W^o has no bias, so that thi
 heads by rank, head order first, ranks scores in steps of 1/1024, and ties go to the earlier cluster.
 
 Adds, as the option `mass` (off as the papers have it): softmax divides out how much of the history matches at
-all, so each head's ln(1 + sum n e^alpha), a soft count of matches over the whole life cycle, is appended.
+all, so each head's ln(1 + sum n e^alpha), a soft count of matches over the whole life cycle, is appended. And as
+the option `alike_score`: embeddings start small, so all scores start near 0, every head averages the whole history,
+and what would sharpen them has next to no gradient; with it W^q = W^h start so large that an item scores this much
+against itself, on average over items.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from torch.nn.functional import embedding
 
 from service.contract.history import AGE_BUCKETS, STRENGTH_BUCKETS
 from training.modules.alike_histories import over_alike_histories, pad_rows, take_rows
+from training.modules.attention_options import AttentionOptions
+from training.modules.embeddings import INIT_STD
 from training.modules.split import HistoryPart, RowLayout, ServedInterest
 
 CROSS_WIDTH = 8
@@ -41,21 +46,18 @@ class TargetAttention(nn.Module):
     """Multi-head target attention; `keep` clusters survive the search, None keeps all (exact attention)."""
 
     def __init__(
-        self,
-        item_width: int,
-        *,
-        heads: int,
-        head_width: int,
-        out_width: int,
-        keep: int | None,
-        weigh_sizes: bool,
-        mass: bool,
+        self, item_width: int, options: AttentionOptions, *, keep: int | None, weigh_sizes: bool
     ) -> None:
         super().__init__()
-        self.heads, self.head_width, self.keep, self.weigh_sizes = heads, head_width, keep, weigh_sizes
-        self.mass = mass
-        self.out_width = out_width + heads * mass
-        inner = heads * head_width
+        heads, self.mass = options.heads, options.mass
+        self.heads, self.head_width, self.keep, self.weigh_sizes = (
+            heads,
+            options.head_width,
+            keep,
+            weigh_sizes,
+        )
+        self.out_width = options.out_width + heads * options.mass
+        inner = heads * options.head_width
         self.query = nn.Linear(item_width, inner, bias=False)  # W^q
         self.key = nn.Linear(item_width, inner, bias=False)  # W^h
         self.value = nn.Linear(item_width, inner, bias=False)  # inherent rows of W^v
@@ -65,7 +67,12 @@ class TargetAttention(nn.Module):
         self.strength_bias = nn.Linear(CROSS_WIDTH, heads, bias=False)
         self.age_value = nn.Linear(CROSS_WIDTH, inner, bias=False)  # cross rows of W^v
         self.strength_value = nn.Linear(CROSS_WIDTH, inner, bias=False)
-        self.output = nn.Linear(inner, out_width, bias=False)  # W^o
+        self.output = nn.Linear(inner, options.out_width, bias=False)  # W^o
+        if options.alike_score is not None:
+            std = (
+                math.sqrt(options.alike_score / math.sqrt(self.head_width)) / INIT_STD / math.sqrt(item_width)
+            )
+            nn.init.normal_(self.query.weight, std=std)
         self.key.load_state_dict(self.query.state_dict())  # like attracts like from the start
         for table in (self.age, self.strength):
             nn.init.normal_(table.weight, std=0.1)

@@ -20,6 +20,7 @@ from training.metrics.search_consistency import (
     true_top,
 )
 from training.model import CtrModel
+from training.modules.attention_options import AttentionOptions
 from training.modules.target_attention import TargetAttention
 
 # TWIN (arXiv:2302.02352) by hand, as in the tests of the attention: its merged top three are 5, 0 and 2
@@ -55,7 +56,7 @@ def test_noise_of_zero_changes_no_key_and_noise_is_in_spreads() -> None:
 def attention(*, heads: int = 4, weigh_sizes: bool = False) -> TargetAttention:
     torch.manual_seed(2)
     return TargetAttention(
-        24, heads=heads, head_width=8, out_width=4, keep=None, weigh_sizes=weigh_sizes, mass=False
+        24, AttentionOptions(heads=heads, head_width=8, out_width=4), keep=None, weigh_sizes=weigh_sizes
     )
 
 

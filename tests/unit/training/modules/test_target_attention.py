@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from training.modules.attention_options import AttentionOptions
+from training.modules.embeddings import INIT_STD
 from training.modules.split import HistoryPart, RowLayout
-from training.modules.target_attention import TargetAttention, attend, kept_by_search
+from training.modules.target_attention import TargetAttention, attend, kept_by_search, scores_by_head
 
 # TWIN and TWIN V2 (arXiv:2302.02352, arXiv:2407.16357) by hand: 6 behaviors, 2 heads, float64
 K_H = np.sin(np.arange(1.0, 25)).reshape(6, 4)
@@ -179,9 +181,8 @@ def module(
     *, heads: int = 2, keep: int | None = None, weigh_sizes: bool = True, mass: bool = True
 ) -> TargetAttention:
     torch.manual_seed(3)
-    made = TargetAttention(
-        5, heads=heads, head_width=3, out_width=4, keep=keep, weigh_sizes=weigh_sizes, mass=mass
-    ).double()
+    options = AttentionOptions(heads=heads, head_width=3, out_width=4, mass=mass)
+    made = TargetAttention(5, options, keep=keep, weigh_sizes=weigh_sizes).double()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.normal_(std=0.7)
@@ -384,7 +385,7 @@ def test_a_larger_cluster_counts_for_more() -> None:
 
 
 def test_buckets_that_training_never_saw_take_after_the_nearest_that_it_saw() -> None:
-    module = TargetAttention(4, heads=1, head_width=2, out_width=2, keep=None, weigh_sizes=True, mass=True)
+    module = TargetAttention(4, AttentionOptions(heads=1, head_width=2), keep=None, weigh_sizes=True)
     age, strength = module.age.weight.detach().clone(), module.strength.weight.detach().clone()
     age_seen = torch.zeros(len(age), dtype=torch.bool)
     age_seen[[3, 7]] = True
@@ -397,9 +398,25 @@ def test_buckets_that_training_never_saw_take_after_the_nearest_that_it_saw() ->
 
 
 def test_where_training_saw_no_history_embeddings_stay() -> None:
-    module = TargetAttention(4, heads=1, head_width=2, out_width=2, keep=None, weigh_sizes=True, mass=True)
+    module = TargetAttention(4, AttentionOptions(heads=1, head_width=2), keep=None, weigh_sizes=True)
     age = module.age.weight.detach().clone()
     module.fill_unseen(
         torch.zeros(len(age), dtype=torch.bool), torch.zeros(len(module.strength.weight), dtype=torch.bool)
     )
     assert torch.equal(module.age.weight, age)
+
+
+@pytest.mark.parametrize(("alike_score", "own", "others"), [(None, 0.0033, 0.002), (5.0, 5.0, 1.5)])
+def test_an_item_starts_with_the_score_asked_for_against_itself_and_others_near_none(
+    alike_score: float | None, own: float, others: float
+) -> None:
+    torch.manual_seed(0)
+    made = TargetAttention(48, AttentionOptions(alike_score=alike_score), keep=None, weigh_sizes=True)
+    items = INIT_STD * torch.randn(500, 48)
+    with torch.no_grad():
+        queries, keys = (layer(items).view(1, 500, 4, 16) for layer in (made.query, made.key))
+        scores = scores_by_head(queries / 16**0.5, keys)[0]
+    apart = ~torch.eye(500, dtype=torch.bool)
+    assert scores.diagonal(dim1=1, dim2=2).mean().item() == pytest.approx(own, rel=0.1)
+    assert abs(scores[:, apart].mean().item()) < own / 50
+    assert scores[:, apart].std().item() < others
