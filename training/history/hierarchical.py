@@ -97,7 +97,8 @@ def _split(vectors: F32, options: SnapshotOptions, random: np.random.Generator) 
 
 def split_parts_count(size: int, exponent: float) -> int:
     """Return into how many parts a cluster is split: ⌊size^exponent⌋, 2 at least."""
-    return max(2, math.floor(size**exponent + 1e-9))  # 1024^.3 is 8, and 7.999… in floats
+    parts: float = size**exponent
+    return max(2, math.floor(parts + 1e-9))  # 1024^.3 is 8, and 7.999… in floats
 
 
 def medoids(vectors: F32, labels: npt.NDArray[np.int64]) -> I64:
