@@ -58,7 +58,7 @@ def main() -> None:
     )
     commands.choices["speed"].add_argument("--models", default=",".join(SPEED_MODELS))
     commands.choices["speed"].add_argument("--rounds", type=int, default=3)
-    commands.choices["speed"].add_argument("--learning-rate", type=float)
+    commands.choices["speed"].add_argument("--learning-rate", type=float, default=quality.Sizes.learning_rate)
     commands.choices["speed"].add_argument("--rows", type=int, default=200_000)
     commands.choices["speed"].add_argument(
         "--out", type=Path, default=Path("benchmarks/results/training_speed.json")
@@ -117,7 +117,7 @@ def run_speed(arguments: argparse.Namespace) -> None:
         sizes=dataclasses.replace(
             _sizes(arguments),
             epochs=arguments.epochs or 1,
-            learning_rate=arguments.learning_rate or quality.Sizes.learning_rate,
+            learning_rate=arguments.learning_rate,
         ),
         rows_max=arguments.rows,
         rounds=arguments.rounds,

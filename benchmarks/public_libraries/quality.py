@@ -77,12 +77,13 @@ def measure(
     model = "_without_".join([system.model, *leave_out])
     name = f"{system.library.driver}-{model}-{seed}"
     split_rows = {split: rows_of(bench, data, split) for split in ("validation", "test")}
+    source = RowsSpec.load(rows).source
     tried: list[tuple[list[dict[str, Any]], F32]] = []
     for chosen in sizes:
         out = bench.folder(FOLDER) / "jobs" / f"{name}-{chosen.learning_rate:g}"
         job = Job(
             rows=str(rows.resolve()),
-            source=RowsSpec.load(rows).source,
+            source=source,
             out=str(out.resolve()),
             model=system.model,
             seed=seed,

@@ -49,13 +49,9 @@ class TargetAttention(nn.Module):
         self, item_width: int, options: AttentionOptions, *, keep: int | None, weigh_sizes: bool
     ) -> None:
         super().__init__()
-        heads, self.mass = options.heads, options.mass
-        self.heads, self.head_width, self.keep, self.weigh_sizes = (
-            heads,
-            options.head_width,
-            keep,
-            weigh_sizes,
-        )
+        heads = options.heads
+        self.heads, self.head_width, self.mass = heads, options.head_width, options.mass
+        self.keep, self.weigh_sizes = keep, weigh_sizes
         self.out_width = options.out_width + heads * options.mass
         inner = heads * options.head_width
         self.query = nn.Linear(item_width, inner, bias=False)  # W^q
@@ -69,10 +65,8 @@ class TargetAttention(nn.Module):
         self.strength_value = nn.Linear(CROSS_WIDTH, inner, bias=False)
         self.output = nn.Linear(inner, options.out_width, bias=False)  # W^o
         if options.alike_score is not None:
-            std = (
-                math.sqrt(options.alike_score / math.sqrt(self.head_width)) / INIT_STD / math.sqrt(item_width)
-            )
-            nn.init.normal_(self.query.weight, std=std)
+            variance = options.alike_score / (math.sqrt(self.head_width) * item_width * INIT_STD**2)
+            nn.init.normal_(self.query.weight, std=math.sqrt(variance))
         self.key.load_state_dict(self.query.state_dict())  # like attracts like from the start
         for table in (self.age, self.strength):
             nn.init.normal_(table.weight, std=0.1)

@@ -88,8 +88,8 @@ def _noise(inputs: Inputs, systems: Mapping[str, System]) -> list[str]:
             f"Another seed moves a fit by (standard deviation, rows of several seeds): {', '.join(moved)}."
         )
     best = best_row(systems)
-    if best is not None:
-        weekly = pcoc_by_week(inputs, systems[best])
+    weekly = [] if best is None else pcoc_by_week(inputs, systems[best])
+    if best is not None and weekly:
         told.append(
             f"{NAMES['pcoc']} of {systems[best].label} in single test weeks lies between {number(min(weekly), 'pcoc')} "
             f"and {number(max(weekly), 'pcoc')}."

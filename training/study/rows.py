@@ -21,8 +21,6 @@ I64 = npt.NDArray[np.int64]
 Drawn = dict[str, dict[str, F64]]
 """Domain (`all` among them) → metric → its value in each draw of users, (R,)."""
 
-REPORTED = METRICS
-
 
 @dataclass(frozen=True)
 class SplitRows:
@@ -79,7 +77,7 @@ def measured(rows: SplitRows, probability: F32) -> list[dict[str, Any]]:
         domain_names=rows.domain_names,
         task_names=rows.task_names[:tasks_count],
     )
-    kept = ("domain", "task", *REPORTED)
+    kept = ("domain", "task", *METRICS)
     return [{"split": rows.split, **{key: asdict(row)[key] for key in kept}} for row in found]
 
 

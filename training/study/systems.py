@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from training.metrics.bootstrap import Estimate
+from training.metrics.bootstrap import METRICS, Estimate
 from training.metrics.evaluate import ALL_DOMAINS
 from training.study.config import StudyRow
 from training.study.results import DRAWS_FILE, SPLIT_FILES, Part, read_draws, read_result
-from training.study.rows import F32, REPORTED, Drawn
+from training.study.rows import F32, Drawn
 
 LIBRARY: Final = "twinstar"
 MACRO: Final = "macro"
@@ -27,7 +27,7 @@ MACRO: Final = "macro"
 class Seeded:
     """One system fitted with one seed.
 
-    metrics: rows with split, domain, task and REPORTED. drawn: of the first task on the test rows.
+    metrics: rows with split, domain, task and METRICS. drawn: of the first task on the test rows.
     probability_files: split → file of (rows, T) float32.
     """
 
@@ -154,7 +154,7 @@ def rows_of_systems(systems: Iterable[System]) -> list[dict[str, Any]]:
             "split": row["split"],
             "domain": row["domain"],
             "task": row["task"],
-            **{metric: row[metric] for metric in REPORTED},
+            **{metric: row[metric] for metric in METRICS},
             "parameters": one.parameters,
             "train_samples_per_s": one.train_samples_per_s,
         }

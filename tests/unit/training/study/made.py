@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.study.rows import REPORTED
+from training.metrics.bootstrap import METRICS
 from training.study.systems import LIBRARY, Seeded, System
 
 DOMAINS = ("all", "a", "b")
@@ -16,11 +16,11 @@ def seeded(
     seed: int, auc: dict[str, float], *, spread: float = 0.001, validation: float = 0.5, **others: float
 ) -> Seeded:
     """Return a seed whose AUC in each of DOMAINS is known; its draws lie evenly within ± spread."""
-    values = {metric: others.get(metric, 1.0) for metric in REPORTED}
+    values = {metric: others.get(metric, 1.0) for metric in METRICS}
     metrics = [{"split": "test", "domain": d, "task": "click", **values, "auc": auc[d]} for d in DOMAINS]
     whole = {"split": "validation", "domain": "all", "task": "click", **values, "log_loss": validation}
     noise = np.linspace(-spread, spread, 101)
-    drawn = {d: {m: (auc[d] if m == "auc" else values[m]) + noise for m in REPORTED} for d in DOMAINS}
+    drawn = {d: {m: (auc[d] if m == "auc" else values[m]) + noise for m in METRICS} for d in DOMAINS}
     return Seeded(seed, (*metrics, whole), drawn, {"test": Path("none")}, parameters=10, seconds=2.0)
 
 
