@@ -14,11 +14,12 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from service.contract.artefact import scorer_file
 from service.contract.features import BucketEncoder, FeatureSpec, Side
 from service.contract.history import AGE_BUCKETS, STRENGTH_BUCKETS, History
 from service.contract.manifest import TaskSpec
 from service.contract.match import ANY
-from service.contract.served_inputs import LOGIT, PARTS, Feeds, ItemTables, assemble
+from service.contract.served_inputs import LOGIT, PARTS, Feeds, ItemTables, assemble, rows_by_catalogue_id
 from training.config import ModelConfig
 from training.data.batch import Batch, PartIds
 from training.data.vocabulary import counted_features
@@ -28,7 +29,7 @@ from training.model import CtrModel
 from training.modules.split import RowLayout
 
 ITEMS_COUNT: Final = 10_000
-DOMAINS_COUNT: Final = 3
+DOMAINS: Final = ("a", "b", "c")
 CANDIDATES_COUNT: Final = 200
 CLUSTERS_COUNT: Final = 200
 RECENTS_COUNT: Final = 50
@@ -202,8 +203,8 @@ def batch_of(request: Request) -> Batch:
     )
 
 
-def serve(config: ModelConfig, path: Path) -> Served:
-    """Build a model, write its served graph, and load it."""
+def serve(config: ModelConfig, folder: Path) -> Served:
+    """Build a model, write its served graph into a folder, and load it."""
     specs = features()
     rng = np.random.default_rng(1)
     counts = [f.encoder.ids_count for f in specs if f.side is Side.ITEM]
@@ -213,22 +214,24 @@ def serve(config: ModelConfig, path: Path) -> Served:
         config,
         features=specs,
         item_ids=torch.from_numpy(item_ids),
-        domains_count=DOMAINS_COUNT,
+        domains_count=len(DOMAINS),
         tasks_count=len(TASKS),
         logit_columns=1,
     ).eval()
-    scorer = ServedScorer(model, TASKS, DOMAINS_COUNT).eval()
+    scorer = ServedScorer(model, TASKS, len(DOMAINS)).eval()
     content = scorer.item_tables(model, specs)
     inputs = write_onnx(
-        path,
+        folder,
         scorer,
         content,
+        domains=DOMAINS,
         user_features=sum(f.side in (Side.USER, Side.CONTEXT) for f in specs),
         candidate_features=sum(f.side in (Side.CANDIDATE, Side.MATCH, Side.POPULARITY) for f in specs),
     )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    path = folder / scorer_file(DOMAINS[0])
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    rows = np.arange(ITEMS_COUNT)
-    tables = ItemTables(rows, content.shared, content.by_domain, content.embedding, content.match_keys)
+    rows = rows_by_catalogue_id(np.arange(ITEMS_COUNT, dtype=np.uint32))
+    tables = ItemTables(rows, content.shared, content.by_domain, content.history, content.match_keys)
     return Served(model, tables, inputs, session)

@@ -123,7 +123,7 @@ def made(folder: Path, request: Request) -> list[Measured]:
     found: list[Measured] = []
     for number, (name, (kind, config)) in enumerate(choices().items()):
         print(f"exporting {name}", file=sys.stderr, flush=True)
-        served = serve(config, folder / f"{number}.onnx")
+        served = serve(config, folder / str(number))
         served.check(request)
         tables = served.tables
         floats = tables.shared.shape[1] + tables.by_domain.shape[0] * tables.by_domain.shape[2]

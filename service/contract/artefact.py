@@ -1,6 +1,6 @@
 """The artefact registry: folders that training writes and the service reads.
 
-    <registry>/models/<name>/<version>/   manifest.json (last)  scorer.onnx  items/*.npy  golden.json  report/
+    <registry>/models/<name>/<version>/   manifest.json (last)  scorer/  items/  golden.json  report/
     <registry>/models/<name>/current      the version in force, switched by atomic rename
     <registry>/catalogues/<name>/         see catalogue.py
     <registry>/snapshots/<line>/current   the snapshot of users' life cycles in force, see SnapshotRef
@@ -26,14 +26,13 @@ from service.contract.manifest import FORMAT_VERSION, FileEntry, Manifest
 from service.contract.popularity import Popularity, decode_popularity, encode_popularity
 
 MANIFEST_FILE = "manifest.json"
-SCORER_FILE = "scorer.onnx"
+SCORER_WEIGHTS_FILE = "scorer/weights.bin"
 GOLDEN_FILE = "golden.json"
 REPORT_FOLDER = "report"
 ITEM_IDS_FILE = "items/item_ids.txt"
-ITEM_CATALOGUE_IDS_FILE = "items/catalogue_ids.npy"
+ITEM_ROWS_FILE = "items/rows.npy"
 ITEM_SHARED_FILE = "items/shared.npy"
 ITEM_BY_DOMAIN_FILE = "items/by_domain.npy"
-ITEM_EMBEDDING_FILE = "items/embedding.npy"
 ITEM_MATCH_KEYS_FILE = "items/match_keys.npy"
 
 
@@ -50,6 +49,16 @@ class SnapshotRef(BaseModel):
     previous_id: str | None = Field(
         default=None, description="still in the store, for services not yet restarted"
     )
+
+
+def scorer_file(domain: str) -> str:
+    """Return the file of a domain's graph: what the domain decides is folded in, the weights stand beside it."""
+    return f"scorer/{domain}.onnx"
+
+
+def item_history_file(part: str) -> str:
+    """Return the file of what is stored of an item for when it stands in a part of a history."""
+    return f"items/history_{part}.npy"
 
 
 def model_folder(registry: Path, name: str) -> Path:

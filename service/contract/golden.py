@@ -116,9 +116,9 @@ def replay_golden(
     manifest: Manifest,
     catalogue: Catalogue,
     tables: ItemTables,
-    run: Callable[[Feeds], npt.NDArray[np.float32]],
+    run: Callable[[str, Feeds], npt.NDArray[np.float32]],
 ) -> int:
-    """Score every golden request and compare; returns how many there were. `run` gives probabilities (N, T).
+    """Score every golden request and compare; returns how many there were. `run` gives a domain's probabilities (N, T).
 
     Raises:
         ArtefactError: a probability is off by more than LOG_ODDS_DIFFERENCE_LIMIT in log-odds, or of another shape.
@@ -127,7 +127,7 @@ def replay_golden(
     requests = read_golden(folder)
     for number, request in enumerate(requests):
         feeds = golden_feeds(request, manifest=manifest, catalogue=catalogue, tables=tables, encoder=encoder)
-        got, expected = run(feeds), np.array(request.probability, np.float64)
+        got, expected = run(request.domain, feeds), np.array(request.probability, np.float64)
         if got.shape != expected.shape:
             raise ArtefactError(
                 f"{folder}: golden request {number} gives {got.shape}, verified were {expected.shape}"

@@ -14,7 +14,7 @@ from service.contract.catalogue import CatalogueRef
 from service.contract.features import FeatureSpec, Side
 from service.contract.history import HistoryLimits
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 """Names that are folders, header values and metric labels: models, domains, tasks, arms, layers, lines."""
@@ -73,7 +73,7 @@ class TaskMetrics(_Frozen):
 class Manifest(_Frozen):
     """Everything the service must know to score with an artefact, and everything a person asks of one."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     name: Name
     version: str = Field(default="", description="content hash of all else in here but created_at")
     created_at: str
@@ -91,7 +91,7 @@ class Manifest(_Frozen):
     item_features: tuple[str, ...]
     history: HistoryLimits
     items_count: int = Field(description="rows of the item tables, the cold-start row 0 included")
-    graph_inputs: tuple[str, ...]
+    graph_inputs: tuple[str, ...] = Field(description="of the graph of every domain")
     parity: Parity
     metrics: tuple[TaskMetrics, ...]
     files: dict[str, FileEntry]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,20 +23,19 @@ from service.contract.match import I32, match_statistics
 from service.contract.popularity import Popularity
 from service.contract.statistics import StatisticsEncoder
 
-DOMAIN: Final = "domain"  # (1,) index into the manifest's domains
 USER_IDS: Final = "user_ids"  # (1, FU) ids of user features, then of context features
 CANDIDATE_IDS: Final = "candidate_ids"  # (N, FP) ids of candidate features, then of counted ones
 ITEM_SHARED: Final = "item_shared"  # (N, Ws) what is precomputed per item for all domains
 ITEM_BY_DOMAIN: Final = "item_by_domain"  # (N, Wd) what is precomputed per item for this domain
-CLUSTER_ITEM: Final = "cluster_item"  # (C, D) item embedding of each cluster's medoid
+CLUSTER_ITEM: Final = "cluster_item"  # (C, Hc) what is precomputed for each cluster's medoid
 CLUSTER_SIZE: Final = "cluster_size"  # (C,) 0 marks padding
 CLUSTER_AGE: Final = "cluster_age"  # (C,)
 CLUSTER_STRENGTH: Final = "cluster_strength"  # (C,)
-RECENT_ITEM: Final = "recent_item"  # (S, D)
+RECENT_ITEM: Final = "recent_item"  # (S, Hr)
 RECENT_SIZE: Final = "recent_size"  # (S,) 1, or 0 for padding
 RECENT_AGE: Final = "recent_age"  # (S,)
 RECENT_STRENGTH: Final = "recent_strength"  # (S,)
-BEHAVIOR_ITEM: Final = "behavior_item"  # (L, D) the raw life cycle, for models that read it
+BEHAVIOR_ITEM: Final = "behavior_item"  # (L, Hb) the raw life cycle
 BEHAVIOR_SIZE: Final = "behavior_size"  # (L,) 1, or 0 for padding
 BEHAVIOR_AGE: Final = "behavior_age"  # (L,)
 BEHAVIOR_STRENGTH: Final = "behavior_strength"  # (L,)
@@ -60,20 +59,20 @@ class ItemTables:
 
     Axes:
         rows: (ids + 1,) the row of each catalogue id, 0 where the artefact lacks it.
-        shared: (I, Ws); by_domain: (M, I, Wd); embedding: (I, D); match_keys: (I, K). Widths may be 0.
+        shared: (I, Ws); by_domain: (M, I, Wd); match_keys: (I, K). Widths may be 0.
+        history: (I, H) for each part of a history that the model reads.
     """
 
-    rows: I64
+    rows: I32
     shared: F32
     by_domain: F32
-    embedding: F32
+    history: Mapping[str, F32]
     match_keys: I32
 
-    def rows_of(self, catalogue_ids: U32) -> I64:
+    def rows_of(self, catalogue_ids: U32) -> I32:
         """Return the row of each catalogue id. An id newer than the artefact has the cold-start row."""
-        ids = catalogue_ids.astype(np.int64)
-        ids[ids >= len(self.rows)] = 0
-        return self.rows[ids]
+        # An id past the end is clipped to it, and there is a 0.
+        return self.rows.take(catalogue_ids, mode="clip")
 
 
 def read_item_tables(folder: Path) -> ItemTables:
@@ -82,29 +81,36 @@ def read_item_tables(folder: Path) -> ItemTables:
     Raises:
         ArtefactError: a table is missing or the tables do not fit each other.
     """
+
+    def mapped(name: str) -> npt.NDArray[Any]:
+        return np.asarray(np.load(folder / name, mmap_mode="r", allow_pickle=False))
+
     try:
-        ids = np.load(folder / artefact.ITEM_CATALOGUE_IDS_FILE, allow_pickle=False)
-        shared, by_domain, embedding, match_keys = (
-            np.asarray(np.load(folder / name, mmap_mode="r", allow_pickle=False))
-            for name in (
-                artefact.ITEM_SHARED_FILE,
-                artefact.ITEM_BY_DOMAIN_FILE,
-                artefact.ITEM_EMBEDDING_FILE,
-                artefact.ITEM_MATCH_KEYS_FILE,
-            )
+        tables = ItemTables(
+            rows=mapped(artefact.ITEM_ROWS_FILE),
+            shared=mapped(artefact.ITEM_SHARED_FILE),
+            by_domain=mapped(artefact.ITEM_BY_DOMAIN_FILE),
+            history={
+                part: mapped(name)
+                for part in PARTS
+                if (folder / (name := artefact.item_history_file(part))).exists()
+            },
+            match_keys=mapped(artefact.ITEM_MATCH_KEYS_FILE),
         )
     except (OSError, ValueError, EOFError) as error:
         raise ArtefactError(f"{folder}: an item table cannot be read; export the artefact again") from error
-    if not len(ids) == len(shared) == by_domain.shape[1] == len(embedding) == len(match_keys):
+    lengths = {len(tables.shared), tables.by_domain.shape[1], len(tables.match_keys)}
+    lengths |= {len(table) for table in tables.history.values()}
+    if len(lengths) > 1 or int(tables.rows.max(initial=0)) >= min(lengths):
         raise ArtefactError(
             f"{folder}: the item tables have different numbers of rows; export the artefact again"
         )
-    return ItemTables(rows_by_catalogue_id(ids), shared, by_domain, embedding, match_keys)
+    return tables
 
 
-def rows_by_catalogue_id(catalogue_ids: U32) -> I64:
-    """Return the inverse of `row -> catalogue id`, (largest id + 1,); ids without a row get row 0."""
-    rows = np.zeros(int(catalogue_ids.max(initial=0)) + 1, np.int64)
+def rows_by_catalogue_id(catalogue_ids: U32) -> I32:
+    """Return the inverse of `row -> catalogue id`, (largest id + 2,); ids without a row, and the last, get row 0."""
+    rows = np.zeros(int(catalogue_ids.max(initial=0)) + 2, np.int32)
     rows[catalogue_ids] = np.arange(len(catalogue_ids))
     rows[0] = 0
     return rows
@@ -179,56 +185,41 @@ def assemble(
     counted_ids: I64,
     history: History,
 ) -> Feeds:
-    """Lay one request out as the served graph's tensors. A graph may read fewer of them than are returned.
+    """Lay one request out as the tensors of the domain's graph, which may read fewer of them.
 
     Shapes:
         user_ids: (FU,) user features, then context features.
         candidates: (N,) catalogue ids; candidate_ids: (N, FP); counted_ids: (N, FM + FQ).
     """
     rows = tables.rows_of(candidates)
-    recents_count, behaviors_count = len(history.recent_item), len(history.behavior_item)
-    return {
-        DOMAIN: np.array([domain], np.int64),
+    feeds: Feeds = {
         USER_IDS: np.array([user_ids], np.int64).reshape(1, len(user_ids)),
         CANDIDATE_IDS: np.concatenate([candidate_ids, counted_ids], axis=1),
-        ITEM_SHARED: tables.shared[rows],
-        ITEM_BY_DOMAIN: tables.by_domain[domain][rows],
-        **_history_part(tables, history.item, history.size, history.age, history.strength, PARTS["clusters"]),
-        **_history_part(
-            tables,
-            history.recent_item,
-            np.ones(recents_count, np.float32),
-            history.recent_age,
-            history.recent_strength,
-            PARTS["recents"],
-        ),
-        **_history_part(
-            tables,
-            history.behavior_item,
-            np.ones(behaviors_count, np.float32),
-            history.behavior_age,
-            history.behavior_strength,
-            PARTS["behaviors"],
-        ),
+        ITEM_SHARED: tables.shared.take(rows, axis=0),
+        ITEM_BY_DOMAIN: tables.by_domain[domain].take(rows, axis=0),
     }
+    parts = {
+        "clusters": (history.item, history.size, history.age, history.strength),
+        "recents": (history.recent_item, None, history.recent_age, history.recent_strength),
+        "behaviors": (history.behavior_item, None, history.behavior_age, history.behavior_strength),
+    }
+    for part, table in tables.history.items():
+        feeds.update(zip(PARTS[part], _history_part(tables, table, *parts[part]), strict=True))
+    return feeds
 
 
 def _history_part(
     tables: ItemTables,
+    table: F32,
     item: U32,
-    size: F32,
+    size: F32 | None,
     age: npt.NDArray[np.uint8],
     strength: npt.NDArray[np.uint8],
-    names: tuple[str, str, str, str],
-) -> Feeds:
-    """Gather one part of the history; an empty one gets a single row of size 0, which the graph ignores."""
+) -> tuple[npt.NDArray[np.generic], ...]:
+    """Gather one part of the history, of sizes 1 where none are told; an empty one gets a single row of size 0,
+    which the graph ignores."""
     if len(item) == 0:
-        item, size = np.zeros(1, np.uint32), np.zeros(1, np.float32)
-        age = strength = np.zeros(1, np.uint8)
-    return dict(
-        zip(
-            names,
-            (tables.embedding[tables.rows_of(item)], size, age.astype(np.int64), strength.astype(np.int64)),
-            strict=True,
-        )
-    )
+        none = np.zeros(1, np.int64)
+        return table[:1], np.zeros(1, np.float32), none, none
+    size = np.ones(len(item), np.float32) if size is None else size
+    return table.take(tables.rows_of(item), axis=0), size, age.astype(np.int64), strength.astype(np.int64)

@@ -153,7 +153,7 @@ def _warm_up(model: LiveModel) -> None:
     """Score unknown users once for each domain, so that no request is the first of its shape."""
     history = build_history(None, Behaviors.empty(), at_ms=0, limits=model.manifest.history)
     user_ids = model.encoder.user_ids("", {}, {}, at_ms=0)
-    for domain in model.domains.values():
+    for name, domain in model.domains.items():
         for count in WARM_UP_CANDIDATES_COUNTS:
             candidates = np.zeros(count, np.uint32)
             feeds = assemble(
@@ -172,7 +172,7 @@ def _warm_up(model: LiveModel) -> None:
                 ),
                 history=history,
             )
-            model.scorer.run(feeds)
+            model.scorer.run(name, feeds)
 
 
 def _misfits(plan: Plan, models: Mapping[str, LiveModel], catalogues: Mapping[str, Catalogue]) -> list[str]:

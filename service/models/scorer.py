@@ -1,4 +1,4 @@
-"""A served graph in ONNX Runtime. Knows nothing of what the tensors mean."""
+"""Served graphs in ONNX Runtime. Knows nothing of what the tensors mean."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from service.contract.artefact import SCORER_FILE
+from service.contract.artefact import scorer_file
 from service.contract.errors import ArtefactError
 from service.contract.history import F32
 from service.contract.manifest import Manifest
@@ -17,36 +17,40 @@ from service.errors import ScoringError
 
 
 class Scorer:
-    """One session, one thread. Made after the fork: a session's threads do not survive one.
+    """One session a domain, one thread. Made after the fork: a session's threads do not survive one.
 
     It runs on the caller's thread, also inside the event loop. A request takes about a millisecond of it;
     handing it to another thread costs a tenth of that and gains nothing while there is a worker per core.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        path = folder / SCORER_FILE
+        self._inputs = manifest.graph_inputs
+        self._tasks_count = len(manifest.tasks)
+        self._sessions = {domain: self._load(folder / scorer_file(domain)) for domain in manifest.domains}
+
+    def _load(self, path: Path) -> Any:
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's errors have no common type but this
             raise ArtefactError(f"{path}: ONNX Runtime {ort.__version__} does not load it") from error
-        self._inputs = tuple(node.name for node in self._session.get_inputs())
-        self._tasks_count = len(manifest.tasks)
-        outputs = {node.name for node in self._session.get_outputs()}
-        if set(self._inputs) != set(manifest.graph_inputs) or PROBABILITY not in outputs:
+        inputs = {node.name for node in session.get_inputs()}
+        outputs = {node.name for node in session.get_outputs()}
+        if inputs != set(self._inputs) or PROBABILITY not in outputs:
             raise ArtefactError(f"{path}: its inputs and outputs are not those that the manifest names")
+        return session
 
-    def run(self, feeds: Feeds) -> F32:
+    def run(self, domain: str, feeds: Feeds) -> F32:
         """Return the probability of each candidate and task, (N, T). Feeds that the graph lacks are left out.
 
         Raises:
             ScoringError: the graph failed, or gave something that is no probability.
         """
         try:
-            outputs: list[Any] = self._session.run(
+            outputs: list[Any] = self._sessions[domain].run(
                 [PROBABILITY], {name: feeds[name] for name in self._inputs}
             )
         except Exception as error:  # the runtime's errors have no common type but this

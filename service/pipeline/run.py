@@ -65,7 +65,7 @@ async def score_request(
     hydrated_s = tick()
     encoded = encode(request, way, user, at_ms=at_ms)
     encoded_s = tick()
-    probability = way.model.scorer.run(encoded.feeds)  # score
+    probability = way.model.scorer.run(way.domain, encoded.feeds)  # score
     scored_s = tick()
     answer = respond(
         way,

@@ -1,55 +1,61 @@
-"""Writing the served graph as ONNX. Knows nothing of artefacts."""
+"""Writing the served graph as ONNX, a file for each domain. Knows nothing of manifests and item tables' files."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
+from onnx import numpy_helper
+from onnx.external_data_helper import convert_model_to_external_data
 from torch import Tensor
 
 from service.contract import served_inputs as names
-from training.export.served_scorer import INPUT_NAMES, ItemTableContent, ServedScorer
+from service.contract.artefact import SCORER_WEIGHTS_FILE, scorer_file
+from training.export.served_scorer import DOMAIN, INPUT_NAMES, ItemTableContent, ServedScorer
 
 OPSET = 20
+SHARED_MODE = 0o644
+EXTERNAL_BYTES_MIN = 1024
+"""Weights of fewer bytes stand in each graph."""
 
 
 def write_onnx(
-    path: Path, scorer: ServedScorer, tables: ItemTableContent, *, user_features: int, candidate_features: int
+    folder: Path,
+    scorer: ServedScorer,
+    tables: ItemTableContent,
+    *,
+    domains: Sequence[str],
+    user_features: int,
+    candidate_features: int,
 ) -> tuple[str, ...]:
-    """Write the graph with free numbers of candidates, clusters and behaviors; returns the names of what it reads."""
-    candidates, clusters, recents, behaviors = (
-        5,
-        7,
-        3,
-        11,
-    )  # any sizes above 1: the exporter takes 0 and 1 for constants
+    """Write the graphs of all domains into an artefact's folder, with free numbers of candidates, clusters and
+    behaviors; returns the names of what they read."""
+    candidates = 5  # any sizes above 1: the exporter takes 0 and 1 for constants
+    lengths = {"clusters": 7, "recents": 3, "behaviors": 11}
     example: dict[str, Tensor] = {
-        names.DOMAIN: torch.zeros(1, dtype=torch.int64),
+        DOMAIN: torch.zeros(1, dtype=torch.int64),
         names.USER_IDS: torch.zeros(1, user_features, dtype=torch.int64),
         names.CANDIDATE_IDS: torch.zeros(candidates, candidate_features, dtype=torch.int64),
         names.ITEM_SHARED: torch.zeros(candidates, tables.shared.shape[1]),
         names.ITEM_BY_DOMAIN: torch.zeros(candidates, tables.by_domain.shape[2]),
     }
-    for prefix, count in (("cluster", clusters), ("recent", recents), ("behavior", behaviors)):
-        example[f"{prefix}_item"] = torch.zeros(count, tables.embedding.shape[1])
-        example[f"{prefix}_size"] = torch.ones(count)
-        example[f"{prefix}_age"] = torch.zeros(count, dtype=torch.int64)
-        example[f"{prefix}_strength"] = torch.zeros(count, dtype=torch.int64)
-    free = {
-        "candidate": torch.export.Dim("candidates"),
-        "cluster": torch.export.Dim("clusters"),
-        "recent": torch.export.Dim("recents"),
-        "behavior": torch.export.Dim("behaviors"),
+    by_candidate = torch.export.Dim("candidates")
+    shapes: dict[str, dict[int, object]] = {
+        name: {} if name in (DOMAIN, names.USER_IDS) else {0: by_candidate} for name in example
     }
-    by_candidate = {names.CANDIDATE_IDS, names.ITEM_SHARED, names.ITEM_BY_DOMAIN}
-    shapes: dict[str, dict[int, object]] = {}
-    for name in INPUT_NAMES:
-        prefix = "candidate" if name in by_candidate else name.split("_")[0]
-        shapes[name] = {0: free[prefix]} if prefix in free else {}
+    for part, (item, size, age, strength) in names.PARTS.items():
+        count, by_behavior = lengths[part], torch.export.Dim(part)
+        width = tables.history[part].shape[1] if part in tables.history else 0
+        example[item] = torch.zeros(count, width)
+        example[size] = torch.ones(count)
+        example[age] = torch.zeros(count, dtype=torch.int64)
+        example[strength] = torch.zeros(count, dtype=torch.int64)  # one tensor would become one input
+        shapes |= {name: {0: by_behavior} for name in (item, size, age, strength)}
     with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -64,12 +70,34 @@ def write_onnx(
             verbose=False,
         )
     assert program is not None
-    program.save(str(path), external_data=False)
-    graph = onnx.load(str(path))
+    graph: onnx.ModelProto = program.model_proto
     _drop_unread_inputs(graph.graph)
-    onnx.save(graph, str(path))
     onnx.checker.check_model(graph, full_check=True)
-    return tuple(value.name for value in graph.graph.input)
+    return write_by_domain(folder, graph, domains)
+
+
+def write_by_domain(folder: Path, graph: onnx.ModelProto, domains: Sequence[str]) -> tuple[str, ...]:
+    """Write one graph a domain, the domain a constant in it, and their weights once; returns what they read.
+
+    With the domain known, a session folds what is picked by it, and lays the weights out for its products once, when
+    it is made, and not at every request.
+    """
+    weights = folder / SCORER_WEIGHTS_FILE
+    weights.parent.mkdir(parents=True)
+    convert_model_to_external_data(graph, location=weights.name, size_threshold=EXTERNAL_BYTES_MIN)
+    base = weights.with_suffix(".base")
+    onnx.save(graph, str(base))
+    graph = onnx.load(str(base), load_external_data=False)
+    base.unlink()
+    weights.chmod(SHARED_MODE)  # onnx lets nobody else read it
+    inputs = [value for value in graph.graph.input if value.name != DOMAIN]
+    del graph.graph.input[:]
+    graph.graph.input.extend(inputs)
+    constant = graph.graph.initializer.add()
+    for number, domain in enumerate(domains):
+        constant.CopyFrom(numpy_helper.from_array(np.array([number], np.int64), DOMAIN))
+        onnx.save(graph, str(folder / scorer_file(domain)))
+    return tuple(value.name for value in inputs)
 
 
 def _drop_unread_inputs(graph: onnx.GraphProto) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnxruntime
 
 from service.contract import served_inputs as names
-from service.contract.artefact import SCORER_FILE
+from service.contract.artefact import scorer_file
 from service.contract.catalogue import Catalogue
 from service.contract.golden import GoldenRequest, golden_feeds
 from service.contract.history import F32
@@ -19,7 +19,7 @@ from service.contract.served_inputs import Feeds, RequestEncoder, read_item_tabl
 
 
 class ServedGraph:
-    """One session, one thread, over the files of a folder that need not be an artefact yet."""
+    """One session a domain, one thread, over the files of a folder that need not be an artefact yet."""
 
     def __init__(self, folder: Path, catalogue: Catalogue, manifest: Manifest) -> None:
         """Load the graph and map the item tables.
@@ -32,9 +32,12 @@ class ServedGraph:
         self.tables = read_item_tables(folder)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            folder / SCORER_FILE, options, providers=["CPUExecutionProvider"]
-        )
+        self._sessions = {
+            domain: onnxruntime.InferenceSession(
+                folder / scorer_file(domain), options, providers=["CPUExecutionProvider"]
+            )
+            for domain in manifest.domains
+        }
 
     def logits(self, request: GoldenRequest) -> F32:
         """Return the logits (N, T) of a request; what it expects is not read."""
@@ -45,12 +48,13 @@ class ServedGraph:
             tables=self.tables,
             encoder=self._encoder,
         )
-        return self._run(names.LOGIT, feeds)
+        return self._run(names.LOGIT, request.domain, feeds)
 
-    def probabilities(self, feeds: Feeds) -> F32:
-        """Return the probabilities (N, T) of a request's tensors."""
-        return self._run(names.PROBABILITY, feeds)
+    def probabilities(self, domain: str, feeds: Feeds) -> F32:
+        """Return the probabilities (N, T) of the tensors of a request in a domain."""
+        return self._run(names.PROBABILITY, domain, feeds)
 
-    def _run(self, output: str, feeds: Feeds) -> F32:
-        out: F32 = self._session.run([output], {name: feeds[name] for name in self._manifest.graph_inputs})[0]
+    def _run(self, output: str, domain: str, feeds: Feeds) -> F32:
+        read = {name: feeds[name] for name in self._manifest.graph_inputs}
+        out: F32 = self._sessions[domain].run([output], read)[0]
         return out

@@ -6,13 +6,15 @@ concatenates their item columns and hands each its part.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from service.contract import artefact
 from service.contract import served_inputs as names
 from service.contract.features import FeatureSpec, Side
 from service.contract.history import F32
@@ -26,8 +28,11 @@ from training.modules.unsplit import UnsplitBackbone, UnsplitInterest
 
 TABLE_CHUNK_ROWS = 65_536
 
+DOMAIN = "domain"
+"""(1,) index into the manifest's domains: an input of the graph only until there is one graph for each."""
+
 INPUT_NAMES = (
-    names.DOMAIN,
+    DOMAIN,
     names.USER_IDS,
     names.CANDIDATE_IDS,
     names.ITEM_SHARED,
@@ -38,12 +43,21 @@ INPUT_NAMES = (
 
 @dataclass(frozen=True)
 class ItemTableContent:
-    """The item tables: shared (I, Ws), by_domain (M, I, Wd), embedding (I, D), match_keys (I, K)."""
+    """The item tables: shared (I, Ws), by_domain (M, I, Wd), match_keys (I, K), and by part of the history (I, H)."""
 
     shared: F32
     by_domain: F32
-    embedding: F32
+    history: Mapping[str, F32]
     match_keys: I32
+
+    def files(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return what is saved, by its name in an artefact."""
+        return {
+            artefact.ITEM_SHARED_FILE: self.shared,
+            artefact.ITEM_BY_DOMAIN_FILE: self.by_domain,
+            artefact.ITEM_MATCH_KEYS_FILE: self.match_keys,
+            **{artefact.item_history_file(part): table for part, table in self.history.items()},
+        }
 
 
 class ServedScorer(nn.Module):
@@ -64,10 +78,17 @@ class ServedScorer(nn.Module):
         self.given = [task_names.index(task.given) if task.given else None for task in tasks]
         self.direct = [task.entire_space == "direct" for task in tasks]
         probe = torch.zeros(1, model.item.width)
-        self.interest_widths = [m.item_columns(probe).shape[1] for m in self._interests()]
+        self.item_widths = {name: m.item_columns(probe).shape[1] for name, m in self._interests().items()}
+        self.history_widths = {
+            name: m.history_columns(probe).shape[1] for name, m in self._interests().items()
+        }
 
-    def _interests(self) -> list[ServedInterest]:
-        return [module for module in self.interests.values() if isinstance(module, ServedInterest)]
+    def _interests(self) -> dict[str, ServedInterest]:
+        return {name: m for name, m in self.interests.items() if isinstance(m, ServedInterest)}
+
+    def readers(self, part: str) -> list[str]:
+        """Return the interest modules that read a part of the history, in the order of their columns in its table."""
+        return [name for name, read in self.reads.items() if read == part]
 
     def item_tables(self, model: CtrModel, features: Sequence[FeatureSpec]) -> ItemTableContent:
         """Return the tables over all item rows of the model that this was made from, and of its features."""
@@ -75,19 +96,25 @@ class ServedScorer(nn.Module):
         item_features = [f.name for f in features if f.side is Side.ITEM]
         shared: list[F32] = []
         by_domain: list[F32] = []
-        embeddings: list[F32] = []
+        history: dict[str, list[F32]] = {part: [] for part in names.PARTS if self.readers(part)}
         with torch.inference_mode():
             for rows in torch.arange(len(model.item_ids)).split(TABLE_CHUNK_ROWS):
                 embedding = model.embed_items(rows)
-                columns = [module.item_columns(embedding) for module in self._interests()]
+                interests = self._interests()
+                columns = [module.item_columns(embedding) for module in interests.values()]
                 shared.append(torch.cat([*columns, self.backbone.item_columns(embedding)], dim=-1).numpy())
                 per_domain = self.backbone.item_columns_by_domain(embedding)
                 by_domain.append(per_domain.expand(self.domains_count, -1, -1).numpy())
-                embeddings.append(embedding.numpy())
+                for part, tables in history.items():
+                    of_part = [interests[name].history_columns(embedding) for name in self.readers(part)]
+                    tables.append(torch.cat(of_part, dim=-1).numpy())
         return ItemTableContent(
             np.ascontiguousarray(np.concatenate(shared), np.float32),
             np.ascontiguousarray(np.concatenate(by_domain, axis=1), np.float32),
-            np.ascontiguousarray(np.concatenate(embeddings), np.float32),
+            {
+                part: np.ascontiguousarray(np.concatenate(tables), np.float32)
+                for part, tables in history.items()
+            },
             match_keys(levels, model.item_ids.numpy(), item_features),
         )
 
@@ -117,17 +144,29 @@ class ServedScorer(nn.Module):
             "recents": (recent_item, recent_size, recent_age, recent_strength),
             "behaviors": (behavior_item, behavior_size, behavior_age, behavior_strength),
         }
-        start = 0
-        interests = []
-        for (name, module), width in zip(self.interests.items(), self.interest_widths, strict=True):
-            interests.append(module(item_shared[:, start : start + width], *parts[self.reads[name]]))
-            start += width
+        *columns, shared = item_shared.split(
+            [*self.item_widths.values(), item_shared.shape[1] - sum(self.item_widths.values())], dim=-1
+        )
+        history = {
+            name: held
+            for part, (table, *_) in parts.items()
+            if self.readers(part)
+            for name, held in zip(
+                self.readers(part),
+                table.split([self.history_widths[name] for name in self.readers(part)], dim=-1),
+                strict=True,
+            )
+        }
+        interests = [
+            module(own, history[name], *parts[self.reads[name]][1:])
+            for (name, module), own in zip(self.interests.items(), columns, strict=True)
+        ]
         logit = self.backbone(
             self.user(user_ids),
-            item_shared[:, start:],
+            shared,
             item_by_domain,
             self.candidate(candidate_ids),
-            torch.cat(interests, dim=-1) if interests else item_shared[:, :0],
+            torch.cat(interests, dim=-1) if interests else shared[:, :0],
             domain,
         )
         if self.calibration is not None:

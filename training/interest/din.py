@@ -118,10 +118,12 @@ class ServedActivatedSum(ServedInterest):
         """Return embeddings and their shares of the first layer, (I, D + h)."""
         return torch.cat([embedding, self.trained.target_share(embedding)], dim=-1)
 
-    def forward(self, columns: Tensor, items: Tensor, size: Tensor, age: Tensor, strength: Tensor) -> Tensor:
+    def forward(
+        self, columns: Tensor, history: Tensor, size: Tensor, age: Tensor, strength: Tensor
+    ) -> Tensor:
         """Return (N, out_width)."""
-        index = torch.arange(items.shape[0])[None]
-        part = newest(HistoryPart(items, index, size[None], age[None], strength[None]), self.trained.last)
+        index = torch.arange(history.shape[0])[None]
+        part = newest(HistoryPart(history, index, size[None], age[None], strength[None]), self.trained.last)
         width = self.trained.width
         return self.trained.weigh(columns[None, :, :width], columns[None, :, width:], part)[0]
 

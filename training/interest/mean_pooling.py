@@ -79,10 +79,12 @@ class ServedMeanPooling(ServedInterest):
         """Return nothing, (I, 0)."""
         return embedding[:, :0]
 
-    def forward(self, columns: Tensor, items: Tensor, size: Tensor, age: Tensor, strength: Tensor) -> Tensor:
+    def forward(
+        self, columns: Tensor, history: Tensor, size: Tensor, age: Tensor, strength: Tensor
+    ) -> Tensor:
         """Return (N, out_width), the same for all candidates."""
-        index = torch.arange(items.shape[0])[None]
-        part = HistoryPart(items, index, size[None], age[None], strength[None])
+        index = torch.arange(history.shape[0])[None]
+        part = HistoryPart(history, index, size[None], age[None], strength[None])
         return self.trained.mean(part).expand(columns.shape[0], -1)
 
 

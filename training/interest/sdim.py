@@ -126,11 +126,18 @@ class ServedHashedSums(ServedInterest):
         """Return signatures (I, G)."""
         return self.trained.signature(embedding)
 
-    def forward(self, columns: Tensor, items: Tensor, size: Tensor, age: Tensor, strength: Tensor) -> Tensor:
+    def history_columns(self, embedding: Tensor) -> Tensor:
+        """Return signatures, then embeddings, (I, G + D)."""
+        return torch.cat([self.trained.signature(embedding), embedding], dim=-1)
+
+    def forward(
+        self, columns: Tensor, history: Tensor, size: Tensor, age: Tensor, strength: Tensor
+    ) -> Tensor:
         """Return (N, out_width)."""
-        index = torch.arange(items.shape[0])[None]
-        part = HistoryPart(items, index, size[None], age[None], strength[None])
-        return self.trained.pick(columns[None], self.trained.sums(self.trained.signature(items), part))[0]
+        groups = self.trained.groups
+        index = torch.arange(history.shape[0])[None]
+        part = HistoryPart(history[:, groups:], index, size[None], age[None], strength[None])
+        return self.trained.pick(columns[None], self.trained.sums(history[:, :groups], part))[0]
 
 
 def build(options: Options, *, item: ItemLayout) -> HashedSums:

@@ -56,16 +56,16 @@ class InnerProductSearch(Search):
         self.behavior.load_state_dict(self.target.state_dict())  # like finds like from the start
 
     def of_targets(self, target: Tensor) -> Tensor:
-        """Return W_a e_a, (B, d)."""
+        """Return W_a e_a, (B, d), summed in float64."""
         return linear(target.double(), self.target.weight.double()).to(target.dtype)
 
     def of_items(self, items: Tensor) -> Tensor:
-        """Return W_b e_i, (U, d) in float64."""
-        return linear(items.double(), self.behavior.weight.double())
+        """Return W_b e_i, (U, d), summed in float64."""
+        return linear(items.double(), self.behavior.weight.double()).to(items.dtype)
 
     def kept(self, targets: Tensor, items: Tensor, valid: Tensor) -> Tensor:
         """Return the `keep` of the largest inner product."""
-        relevance = torch.matmul(targets.double(), items.transpose(1, 2))
+        relevance = torch.matmul(targets.double(), items.double().transpose(1, 2))
         return keep_best(ranked(relevance), valid, self.keep)
 
 

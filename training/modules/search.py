@@ -21,7 +21,7 @@ class Search(nn.Module):
         raise NotImplementedError
 
     def of_items(self, items: Tensor) -> Tensor:
-        """Return what the search needs of the items of a history, (U, D) -> (U, Wi)."""
+        """Return what the search needs of the items of a history, (U, D) -> (U, Wi); stored likewise."""
         raise NotImplementedError
 
     def kept(self, targets: Tensor, items: Tensor, valid: Tensor) -> Tensor:

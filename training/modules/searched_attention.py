@@ -107,12 +107,12 @@ class SearchedAttention(nn.Module):
         self.cross.fill_unseen(age_seen, strength_seen)
 
     def served(self) -> ServedSearchedAttention:
-        """Item: the query, and what the search needs of a target. Request: keys, values. Joint: the rest."""
+        """Item: query, key and value, and what the search needs of it. Request: cross features. Joint: the rest."""
         return ServedSearchedAttention(self)
 
 
 class ServedSearchedAttention(ServedInterest):
-    """A searched attention with all that depends only on the target precomputed per item."""
+    """A searched attention with all that depends only on an item precomputed."""
 
     def __init__(self, trained: SearchedAttention) -> None:
         super().__init__()
@@ -123,16 +123,23 @@ class ServedSearchedAttention(ServedInterest):
         """Return scaled queries and what the search needs of a target, (I, A * head_width + Wt)."""
         return torch.cat([self.trained.queries(embedding), self.trained.search.of_targets(embedding)], dim=-1)
 
-    def forward(self, columns: Tensor, items: Tensor, size: Tensor, age: Tensor, strength: Tensor) -> Tensor:
+    def history_columns(self, embedding: Tensor) -> Tensor:
+        """Return keys and values, and what the search needs of a behavior, (I, 2 * A * head_width + Wi)."""
+        return torch.cat(
+            [self.trained.keys_values(embedding), self.trained.search.of_items(embedding)], dim=-1
+        )
+
+    def forward(
+        self, columns: Tensor, history: Tensor, size: Tensor, age: Tensor, strength: Tensor
+    ) -> Tensor:
         """Return (N, out_width)."""
-        index = torch.arange(items.shape[0])[None]
-        part = HistoryPart(items, index, size[None], age[None], strength[None])
-        trained = self.trained
-        out: Tensor = trained.attend(
+        index = torch.arange(history.shape[0])[None]
+        part = HistoryPart(history, index, size[None], age[None], strength[None])
+        out: Tensor = self.trained.attend(
             columns[None, :, : self.inner],
             columns[None, :, self.inner :],
-            trained.keys_values(items),
-            trained.search.of_items(items),
+            history[:, : 2 * self.inner],
+            history[:, 2 * self.inner :],
             part,
         )
         return out[0]

@@ -70,16 +70,26 @@ class BackboneWidths:
 class ServedInterest(nn.Module):
     """An interest module's served form.
 
-    `item_columns(embedding (I, D)) -> (I, W)` is run at export. `forward(columns (N, W), items (L, D),
-    size (L,), age (L,), strength (L,)) -> (N, out)` is run per request.
+    `item_columns` and `history_columns` are run at export, over all items: what is read of an item that is a
+    candidate, and of one that stands in a history. `forward` is run per request.
     """
 
     def item_columns(self, embedding: Tensor) -> Tensor:
-        """Return what is stored per item, (I, W)."""
+        """Return what is stored per item for when it is a candidate, (I, D) -> (I, W)."""
         raise NotImplementedError
 
-    def forward(self, columns: Tensor, items: Tensor, size: Tensor, age: Tensor, strength: Tensor) -> Tensor:
-        """Return the interest of the user in each candidate, (N, out)."""
+    def history_columns(self, embedding: Tensor) -> Tensor:
+        """Return what is stored per item for when it is in a history, (I, D) -> (I, H)."""
+        return embedding
+
+    def forward(
+        self, columns: Tensor, history: Tensor, size: Tensor, age: Tensor, strength: Tensor
+    ) -> Tensor:
+        """Return the interest of the user in each candidate, (N, out).
+
+        Shapes:
+            columns: (N, W); history: (L, H); size, age, strength: (L,), see `HistoryPart`.
+        """
         raise NotImplementedError
 
 

@@ -25,7 +25,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, softplus
 
 from service.contract.history import AGE_BUCKETS, STRENGTH_BUCKETS
 from training.modules.alike_histories import over_alike_histories, pad_rows, take_rows
@@ -105,8 +105,18 @@ class TargetAttention(nn.Module):
 
     def _cross(self, part: HistoryPart, of_age: nn.Linear, of_strength: nn.Linear) -> Tensor:
         """Return the sum of two projections of cross features, (V, L, W), by one look-up in the table of all pairs."""
-        pairs = of_age(self.age.weight)[:, None] + of_strength(self.strength.weight)[None]
-        return embedding(part.age * STRENGTH_BUCKETS + part.strength, pairs.flatten(0, 1))
+        pairs = _of_pairs(of_age(self.age.weight), of_strength(self.strength.weight))
+        return embedding(part.age * STRENGTH_BUCKETS + part.strength, pairs)
+
+    def crossed(self) -> Tensor:
+        """Return what each pair of buckets, age first, adds to scores and to values: (pairs, A + A * head_width)."""
+        return torch.cat(
+            [
+                _of_pairs(self.age_bias(self.age.weight), self.strength_bias(self.strength.weight)),
+                _of_pairs(self.age_value(self.age.weight), self.strength_value(self.strength.weight)),
+            ],
+            dim=-1,
+        )
 
     @torch.no_grad()
     def fill_unseen(self, age_seen: Tensor, strength_seen: Tensor) -> None:
@@ -124,17 +134,20 @@ class TargetAttention(nn.Module):
                 table.weight.copy_(table.weight[known[distance.argmin(1)]])
 
     def served(self) -> ServedTargetAttention:
-        """Item: the query. Request: keys, values and bias. Joint: scores, softmax, mixing, W^o."""
+        """Item: query, key and value. Request: cross features and sizes. Joint: scores, softmax, mixing, W^o."""
         return ServedTargetAttention(self)
 
 
 class ServedTargetAttention(ServedInterest):
-    """Target attention with the query precomputed per item, and cross features folded to look-up tables."""
+    """Target attention with queries, keys and values of items precomputed, and cross features folded to a table.
 
-    age_bias: Tensor
-    strength_bias: Tensor
-    age_value: Tensor
-    strength_value: Tensor
+    What a cluster adds to all scores is one more column of its keys, which a 1 in every query meets; so that scores
+    are one product, and what follows one softmax and another product. `mass` needs the sum that softmax divides by:
+    the mean key goes in as one more cluster, of value 0, whose score and share tell it. By Jensen's inequality that
+    share is never above a half, and where no cluster is, it is 1: what is mixed is then 0, and so is the mass.
+    """
+
+    crossed: Tensor
 
     def __init__(self, trained: TargetAttention) -> None:
         super().__init__()
@@ -143,32 +156,55 @@ class ServedTargetAttention(ServedInterest):
         self.query, self.key, self.value = trained.query, trained.key, trained.value
         self.output = trained.output
         with torch.no_grad():
-            age, strength = trained.age.weight, trained.strength.weight
-            self.register_buffer("age_bias", trained.age_bias(age).clone())
-            self.register_buffer("strength_bias", trained.strength_bias(strength).clone())
-            self.register_buffer("age_value", trained.age_value(age).clone())
-            self.register_buffer("strength_value", trained.strength_value(strength).clone())
+            self.register_buffer("crossed", trained.crossed())
 
     def item_columns(self, embedding: Tensor) -> Tensor:
-        """Return scaled queries (I, A * head_width)."""
-        queries: Tensor = self.query(embedding) / math.sqrt(self.head_width)
-        return queries
+        """Return scaled queries, each with a 1 behind it, (I, A * (head_width + 1))."""
+        queries = self.query(embedding) / math.sqrt(self.head_width)
+        by_head = queries.unflatten(-1, (self.heads, self.head_width))
+        return torch.cat([by_head, torch.ones_like(by_head[..., :1])], dim=-1).flatten(-2)
 
-    def forward(self, columns: Tensor, items: Tensor, size: Tensor, age: Tensor, strength: Tensor) -> Tensor:
+    def history_columns(self, embedding: Tensor) -> Tensor:
+        """Return keys, then values without their cross features, (I, 2 * A * head_width)."""
+        return torch.cat([self.key(embedding), self.value(embedding)], dim=-1)
+
+    def forward(
+        self, columns: Tensor, history: Tensor, size: Tensor, age: Tensor, strength: Tensor
+    ) -> Tensor:
         """Return (N, out_width)."""
-        heads = (1, -1, self.heads, self.head_width)
-        values = self.value(items) + self.age_value[age] + self.strength_value[strength]
-        bias = self.age_bias[age] + self.strength_bias[strength]  # (L, A)
-        mixed, mass = attend(
-            columns.view(heads),
-            self.key(items).view(heads),
-            values.view(heads),
-            (bias + _log_size(size, weigh_sizes=self.weigh_sizes)[:, None])[None],
-            size[None],
-            keep=self.keep,
-        )
-        out: Tensor = self.output(mixed[0])
-        return torch.cat([out, mass[0]], dim=-1) if self.mass else out
+        by_head = (self.heads, self.head_width)
+        held = (size > 0).to(size.dtype)
+        crossed = embedding(age * STRENGTH_BUCKETS + strength, self.crossed)  # (L, A + A * head_width)
+        of_size = _log_size(size, weigh_sizes=self.weigh_sizes) + (held - 1.0) * -MASKED
+        bias = crossed[:, : self.heads] + of_size[:, None]  # (L, A)
+        keys, values = history.split(history.shape[1] // 2, dim=-1)
+        keys = torch.cat([keys.unflatten(-1, by_head), bias[..., None]], dim=-1)  # (L, A, head_width + 1)
+        # Padding has no share, unless there is nothing else; then its value must be 0.
+        values = ((values + crossed[:, self.heads :]) * held.amax(0)).unflatten(-1, by_head)
+        queries = columns.unflatten(-1, (self.heads, self.head_width + 1)).transpose(0, 1)  # (A, N, .)
+        if self.keep is not None:
+            scores = torch.matmul(queries, keys.permute(1, 2, 0))[None]
+            kept = kept_by_search(scores, self.keep) & (size > 0)[None, None, None, :]
+            mixed, mass = mix(scores, values[None], kept)
+            return self._out(mixed[0], mass[0])
+        if not self.mass:
+            shares = torch.softmax(torch.matmul(queries, keys.permute(1, 2, 0)), dim=-1)  # (A, N, L)
+            return self._out(torch.matmul(shares, values.transpose(0, 1)).transpose(0, 1).flatten(1), None)
+        mean = (keys * held[:, None, None]).sum(0, keepdim=True) / held.sum().clamp(min=1.0)
+        keys = torch.cat([keys, mean])
+        values = torch.cat([values, torch.zeros_like(values[:1])])
+        scores = torch.matmul(queries, keys.permute(1, 2, 0))  # (A, N, L + 1)
+        shares = torch.softmax(scores, dim=-1)
+        others = (1.0 - shares[..., -1:]).clamp(min=TINY)  # (A, N, 1)
+        mixed = torch.matmul(shares, values.transpose(0, 1)) / others
+        total = scores[..., -1:] + torch.log(others) - torch.log(shares[..., -1:].clamp(min=TINY))
+        mass = softplus(total)[..., 0]
+        return self._out(mixed.transpose(0, 1).flatten(1), mass.transpose(0, 1))
+
+    def _out(self, mixed: Tensor, mass: Tensor | None) -> Tensor:
+        """Return (N, out_width) of what the heads mixed (N, A * head_width) and their masses (N, A)."""
+        out: Tensor = self.output(mixed)
+        return torch.cat([out, mass], dim=-1) if self.mass and mass is not None else out
 
 
 def attend(
@@ -247,6 +283,11 @@ def _best(scores: Tensor, keep: int) -> Tensor:
     earlier_first = torch.arange(length, 0, -1, device=scores.device, dtype=torch.float64)
     whole = torch.round(scores * RANK_STEPS).double()  # whole numbers, so that no two of the keys are equal
     return (whole * (length + 1) + earlier_first).topk(keep, dim=-1).indices
+
+
+def _of_pairs(of_age: Tensor, of_strength: Tensor) -> Tensor:
+    """Return the sums of all pairs of rows, (ages, W) and (strengths, W) to (ages * strengths, W)."""
+    return (of_age[:, None] + of_strength[None]).flatten(0, 1)
 
 
 def _log_size(size: Tensor, *, weigh_sizes: bool) -> Tensor:

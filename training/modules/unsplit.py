@@ -19,10 +19,12 @@ class UnsplitInterest(ServedInterest):
         """Return the item's embedding."""
         return embedding
 
-    def forward(self, columns: Tensor, items: Tensor, size: Tensor, age: Tensor, strength: Tensor) -> Tensor:
+    def forward(
+        self, columns: Tensor, history: Tensor, size: Tensor, age: Tensor, strength: Tensor
+    ) -> Tensor:
         """Run the training forward on one history and N rows."""
-        index = torch.arange(items.shape[0])[None]
-        part = HistoryPart(items, index, size[None], age[None], strength[None])
+        index = torch.arange(history.shape[0])[None]
+        part = HistoryPart(history, index, size[None], age[None], strength[None])
         slot = torch.arange(columns.shape[0])
         out: Tensor = self.interest(columns, part, RowLayout(torch.zeros_like(slot), slot, columns.shape[0]))
         return out

@@ -11,6 +11,7 @@ import orjson
 from service.contract import artefact
 from service.contract.catalogue import catalogue_bytes
 from service.contract.features import Side
+from service.contract.served_inputs import rows_by_catalogue_id
 from training.data.encoded import COUNTED_SIDES
 from training.export.onnx_file import write_onnx
 from training.export.served_scorer import ServedScorer
@@ -22,7 +23,7 @@ GRAPH_FILE = "graph.json"
 
 
 def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[str, object]:
-    """Write scorer.onnx and the item tables, keyed by catalogue ids."""
+    """Write the graphs and the item tables, keyed by catalogue ids."""
     trained = load_model(bench, model, progress)
     config = bench.config.models[model]
     features = bench.features_of(config)
@@ -31,15 +32,14 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
     tables = scorer.item_tables(trained, features)
     (out / "items").mkdir()
     (out / artefact.ITEM_IDS_FILE).write_bytes(catalogue_bytes(bench.catalogue))
-    np.save(out / artefact.ITEM_CATALOGUE_IDS_FILE, bench.catalogue_ids)
-    np.save(out / artefact.ITEM_SHARED_FILE, tables.shared)
-    np.save(out / artefact.ITEM_BY_DOMAIN_FILE, tables.by_domain)
-    np.save(out / artefact.ITEM_EMBEDDING_FILE, tables.embedding)
-    np.save(out / artefact.ITEM_MATCH_KEYS_FILE, tables.match_keys)
+    np.save(out / artefact.ITEM_ROWS_FILE, rows_by_catalogue_id(bench.catalogue_ids))
+    for name, table in tables.files().items():
+        np.save(out / name, table)
     inputs = write_onnx(
-        out / artefact.SCORER_FILE,
+        out,
         scorer,
         tables,
+        domains=bench.domains_of(config),
         user_features=sum(f.side in (Side.USER, Side.CONTEXT) for f in features),
         candidate_features=sum(f.side in (Side.CANDIDATE, *COUNTED_SIDES) for f in features),
     )
@@ -51,9 +51,9 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
     for path in bench.done("evaluate", model).iterdir():
         if path.name != "stage.json":
             shutil.copy(path, report / path.name)
-    table_bytes = tables.shared.nbytes + tables.by_domain.nbytes + tables.embedding.nbytes
+    graph_bytes = sum(path.stat().st_size for path in (out / artefact.SCORER_WEIGHTS_FILE).parent.iterdir())
     return {
-        "items": len(tables.embedding),
-        "graph_mib": round((out / artefact.SCORER_FILE).stat().st_size / 2**20, 2),
-        "item_tables_mib": round(table_bytes / 2**20, 1),
+        "items": len(tables.shared),
+        "graph_mib": round(graph_bytes / 2**20, 2),
+        "item_tables_mib": round(sum(table.nbytes for table in tables.files().values()) / 2**20, 1),
     }
