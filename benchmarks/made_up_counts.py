@@ -10,8 +10,8 @@ import numpy as np
 from benchmarks.made_up_request import BEHAVIORS_COUNT, ITEMS_COUNT, Request, features
 from service.contract.features import Side
 from service.contract.history import ItemCounts
-from service.contract.match import match_keys, match_statistics
-from service.contract.popularity import Popularity, PopularityLevel
+from service.contract.match import MatchTable, match_keys
+from service.contract.popularity import Popularity, PopularityLevel, pair_keys
 from service.contract.statistics import HALF_LIVES_DAYS, StatisticsEncoder, level_of
 
 STORES_COUNT: Final = 50
@@ -29,17 +29,18 @@ def counting_calls(request: Request, rng: np.random.Generator) -> dict[str, Call
     item_features = [f for f in specs if f.side is Side.ITEM]
     item_ids = np.stack([rng.integers(0, f.encoder.ids_count, ITEMS_COUNT) for f in item_features], 1)
     keys = match_keys(encoders[Side.MATCH].levels, item_ids, [f.name for f in item_features])
+    table = MatchTable(keys)
     counted = _counted(np.unique(request.history.behavior_item), rng)
     popularity = _popularity(encoders[Side.POPULARITY].levels, rng)
 
     def match(of: Request) -> object:
-        found = match_statistics(keys[counted.item], counted, keys[of.item])
-        return encoders[Side.MATCH].encode(found)
+        found = table.counted(counted.item.astype(np.int32), counted, of.item.astype(np.int32))
+        return encoders[Side.MATCH].encode(found, rows_count=len(of.item))
 
     def popular(of: Request) -> object:
         levels = encoders[Side.POPULARITY].levels
-        found = popularity.statistics(levels, of.item, dict.fromkeys(levels, "7"), 3_600_000)
-        return encoders[Side.POPULARITY].encode(found)
+        found = popularity.counted(levels, of.item, dict.fromkeys(levels, "7"), 3_600_000)
+        return encoders[Side.POPULARITY].encode(found, rows_count=len(of.item))
 
     return {"match": match, "popularity": popular}
 
@@ -65,9 +66,9 @@ def _counted(items: np.ndarray[tuple[int], np.dtype[np.uint32]], rng: np.random.
 def _popularity(levels: tuple[str, ...], rng: np.random.Generator) -> Popularity:
     """Return a table in which every item is counted, and some in each store."""
     values = tuple(sorted(str(store) for store in range(STORES_COUNT)))
-    items = np.arange(1, ITEMS_COUNT, dtype=np.int64) << 32
+    items = np.arange(1, ITEMS_COUNT, dtype=np.int64)
     pairs = np.unique(
-        (rng.integers(1, ITEMS_COUNT, PAIRS_COUNT) << 32) + rng.integers(0, STORES_COUNT, PAIRS_COUNT)
+        pair_keys(rng.integers(1, ITEMS_COUNT, PAIRS_COUNT), rng.integers(0, STORES_COUNT, PAIRS_COUNT))
     )
     return Popularity(
         0,

@@ -90,9 +90,8 @@ class Served:
             self.tables,
             domain=0,
             user_ids=request.user_ids.tolist(),
-            candidates=request.item,
+            rows=self.tables.rows_of(request.item),
             candidate_ids=request.candidate_ids,
-            counted_ids=np.zeros((len(request.item), 0), np.int64),
             history=request.history,
         )
         return {name: every[name] for name in self.inputs}

@@ -98,8 +98,7 @@ class Model:
         snapshot = read_snapshot_ref(settings.registry, self.manifest.snapshot_line)
         assert snapshot is not None, "no snapshot was published"
         self.snapshot_id = snapshot.snapshot_id
-        self.encoder = RequestEncoder(self.manifest)
-        self.tables = read_item_tables(folder)
+        self.encoder = RequestEncoder(self.manifest, read_item_tables(folder))
         self.popularity = read_popularity(settings.registry, self.manifest.snapshot_line, snapshot)
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
@@ -122,19 +121,14 @@ class Model:
         rows = len(candidates)
         items = np.array(self.catalogue.ids_of(candidate.item_id for candidate in candidates), np.uint32)
         contexts = [candidate.context for candidate in candidates]
+        item_rows = self.encoder.tables.rows_of(items)
         feeds = {
-            "item": self.tables.rows_of(items),
+            "item": item_rows.astype(np.int64),
             "candidate_ids": np.concatenate(
                 [
                     self.encoder.candidate_ids(contexts),
-                    self.encoder.counted_ids(
-                        self.tables,
-                        self.popularity,
-                        candidates=items,
-                        history=history,
-                        context=request.context,
-                        at_ms=request.at_ms,
-                    ),
+                    self.encoder.match_ids(item_rows, history),
+                    self.encoder.popularity_ids(items, self.popularity, request.context, at_ms=request.at_ms),
                 ],
                 axis=1,
             ),
@@ -164,7 +158,7 @@ class Model:
             item, size, age, strength = (
                 columns if len(columns[0]) else tuple(np.zeros(1, column.dtype) for column in columns)
             )
-            feeds[f"{name}_item"] = self.tables.rows_of(item)
+            feeds[f"{name}_item"] = self.encoder.tables.rows_of(item)
             feeds[f"{name}_index"] = np.tile(np.arange(len(item)), (rows, 1))
             feeds[f"{name}_size"] = np.tile(size, (rows, 1))
             feeds[f"{name}_age"] = np.tile(age.astype(np.int64), (rows, 1))

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 import orjson
 
+from service.contract.manifest import FORMAT_VERSION
 from training.config import PipelineConfig, check_plugins
 from training.errors import StageError
 from training.files import output_id, sizes_bytes, state_of_logs
@@ -28,7 +29,8 @@ from training.workbench import Workbench
 STAGE_FILE = "stage.json"
 STAGES = ("prepare", "embed", "cluster", "train", "evaluate", "export", "verify", "publish")
 PER_MODEL = ("train", "evaluate", "export", "verify")
-FORMAT = 3  # of what the stages write: raise it when their output changes its form
+FORMAT = 3
+"""Of what the stages write: raise it when their output changes its form. An artefact has a format of its own."""
 
 
 @dataclass(frozen=True)
@@ -214,13 +216,15 @@ def _check_needs(bench: Workbench, step: Step, current: set[Step]) -> None:
 
 def _key(bench: Workbench, step: Step) -> str:
     """Return the key of a step: the hash of its config and of the state of what it reads."""
-    part = {
+    part: dict[str, object] = {
         "format": FORMAT,
         "step": step.name,
         "config": _config_part(bench, step),
         "needs": [_state_of_done(bench, need) for need in _needs(bench.config, step)],
         "catalogue": _catalogue_state(bench) if step.stage in ("export", "verify") else None,
     }
+    if step.stage in ("export", "verify"):
+        part["artefact_format"] = FORMAT_VERSION
     return hashlib.sha256(orjson.dumps(part, option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()[:32]
 
 

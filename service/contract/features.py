@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -141,9 +141,16 @@ class FeatureEncoder:
             return UNKNOWN_ID
         return bisect_right(self._boundaries, value) + 1
 
-    def encode_many(self, values: Iterable[RawValue]) -> I64:
+    def encode_many(self, values: Sequence[RawValue]) -> I64:
         """Return the ids of many raw values, (len(values),)."""
-        return np.fromiter((self.encode(value) for value in values), dtype=np.int64)
+        find = self._ids.get
+        ids = np.array([find(value, UNKNOWN_ID) for value in values], np.int64)  # type: ignore[arg-type]
+        for i in np.flatnonzero(
+            ids == UNKNOWN_ID
+        ).tolist():  # few, or alike: what is no text of the vocabulary
+            if not isinstance(values[i], str | None):
+                ids[i] = self.encode(values[i])
+        return ids
 
 
 def canonical_text(value: RawValue) -> str:

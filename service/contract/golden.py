@@ -20,7 +20,7 @@ from service.contract.features import RawValue
 from service.contract.history import build_history, decode_behaviors, decode_snapshot
 from service.contract.manifest import Manifest
 from service.contract.popularity import Popularity, decode_popularity
-from service.contract.served_inputs import Feeds, ItemTables, RequestEncoder, assemble
+from service.contract.served_inputs import Feeds, RequestEncoder
 
 LOG_ODDS_DIFFERENCE_LIMIT: Final = 1e-3
 """On log-odds, not on probabilities: at natural rates of 1e-4, an absolute limit would see nothing."""
@@ -74,39 +74,28 @@ def read_golden(folder: Path) -> tuple[GoldenRequest, ...]:
 
 
 def golden_feeds(
-    request: GoldenRequest,
-    *,
-    manifest: Manifest,
-    catalogue: Catalogue,
-    tables: ItemTables,
-    encoder: RequestEncoder,
+    request: GoldenRequest, *, manifest: Manifest, catalogue: Catalogue, encoder: RequestEncoder
 ) -> Feeds:
-    """Return the served graph's tensors of a golden request."""
-    history = build_history(
-        decode_snapshot(request.snapshot) if request.snapshot else None,
-        decode_behaviors(request.recent),
-        at_ms=request.at_ms,
-        limits=manifest.history,
-    )
+    """Return the tensors of a golden request for its domain's graph."""
     candidates = np.array(catalogue.ids_of(c.item_id for c in request.candidates), np.uint32)
-    popularity = Popularity.empty() if request.popularity is None else decode_popularity(request.popularity)
-    return assemble(
-        tables,
-        domain=manifest.domains.index(request.domain),
-        user_ids=encoder.user_ids(
-            request.user_id, request.user_features, request.context, at_ms=request.at_ms
-        ),
+    return encoder.encode(
+        request.domain,
+        user_id=request.user_id,
+        user_features=request.user_features,
+        context=request.context,
         candidates=candidates,
-        candidate_ids=encoder.candidate_ids([c.context for c in request.candidates]),
-        counted_ids=encoder.counted_ids(
-            tables,
-            popularity,
-            candidates=candidates,
-            history=history,
-            context=request.context,
+        rows=encoder.tables.rows_of(candidates),
+        candidate_contexts=[c.context for c in request.candidates],
+        history=build_history(
+            decode_snapshot(request.snapshot) if request.snapshot else None,
+            decode_behaviors(request.recent),
             at_ms=request.at_ms,
+            limits=manifest.history,
         ),
-        history=history,
+        popularity=Popularity.empty()
+        if request.popularity is None
+        else decode_popularity(request.popularity),
+        at_ms=request.at_ms,
     )
 
 
@@ -115,7 +104,7 @@ def replay_golden(
     *,
     manifest: Manifest,
     catalogue: Catalogue,
-    tables: ItemTables,
+    encoder: RequestEncoder,
     run: Callable[[str, Feeds], npt.NDArray[np.float32]],
 ) -> int:
     """Score every golden request and compare; returns how many there were. `run` gives a domain's probabilities (N, T).
@@ -123,10 +112,9 @@ def replay_golden(
     Raises:
         ArtefactError: a probability is off by more than LOG_ODDS_DIFFERENCE_LIMIT in log-odds, or of another shape.
     """
-    encoder = RequestEncoder(manifest)
     requests = read_golden(folder)
     for number, request in enumerate(requests):
-        feeds = golden_feeds(request, manifest=manifest, catalogue=catalogue, tables=tables, encoder=encoder)
+        feeds = golden_feeds(request, manifest=manifest, catalogue=catalogue, encoder=encoder)
         got, expected = run(request.domain, feeds), np.array(request.probability, np.float64)
         if got.shape != expected.shape:
             raise ArtefactError(

@@ -4,7 +4,7 @@ Softmax attention and clusters blur what counting keeps: that this user bought t
 the last time twelve days ago. For each *level* (the candidate itself, one of its features such as its type or
 maker, or anything at all) a request has the statistics of the behaviors that share the candidate's value there.
 
-They are computed by `match_statistics` from one exact table, bounded in the snapshot, and the live behaviors
+They are computed by `MatchTable` from one exact table, bounded in the snapshot, and the live behaviors
 since. Training and serving both call it; nothing else computes them. Knows nothing of stores and of models.
 """
 
@@ -17,18 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from service.contract.history import ItemCounts
-from service.contract.statistics import (
-    COUNT,
-    DAYS,
-    F64,
-    FADING_COLUMNS,
-    SECONDS_PER_DAY,
-    STATISTICS,
-    nothing_counted,
-    with_gaps,
-)
+from service.contract.statistics import F64, Counted
 
 I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
 
 ANY: Final = "any"
 """The level at which every behavior matches every candidate: the length and freshness of a life cycle."""
@@ -40,52 +32,74 @@ ITEM: Final = "item_id"
 def match_keys(levels: Sequence[str], item_ids: npt.NDArray[np.integer], item_features: Sequence[str]) -> I32:
     """Return, for every item row and level, what must be equal to match, (I, K); 0 never matches.
 
-    Level by level: 1 for `ANY`, the row itself for `ITEM`, else the id of that feature of the item.
+    Each level has keys of its own, from 1 on one after the other: one for `ANY`, the rows themselves for `ITEM`, else
+    the ids of that feature of the item.
 
     Shapes:
         item_ids: (I, F) ids of the item's features, in the order of `item_features`; row 0 is the cold-start item.
     """
-    columns: list[npt.NDArray[np.integer]] = []
-    for level in levels:
+    keys = np.zeros((len(item_ids), len(levels)), np.int32)
+    before = 0
+    for column, level in enumerate(levels):
         if level == ANY:
-            columns.append(np.ones(len(item_ids), np.int32))
+            own = np.ones(len(item_ids), np.int64)
         elif level == ITEM:
-            columns.append(np.arange(len(item_ids)))
+            own = np.arange(len(item_ids))
         else:
-            columns.append(item_ids[:, item_features.index(level)])
-    keys = np.stack(columns, axis=1) if columns else np.zeros((len(item_ids), 0))
-    return np.ascontiguousarray(keys, np.int32)
+            own = item_ids[:, item_features.index(level)].astype(np.int64)
+        keys[:, column] = np.where(own > 0, own + before, 0)
+        before += int(own.max(initial=0))
+    return keys
 
 
-def match_statistics(history_keys: I32, counted: ItemCounts, candidate_keys: I32) -> F64:
-    """Return the statistics of the behaviors that match each candidate at each level, (N, K, STATISTICS).
+class MatchTable:
+    """Every item's keys, and the statistics of what matches them. For one thread: it keeps a place to write in."""
 
-    Shapes:
-        history_keys: (H, K) of the entries of `counted`; candidate_keys: (N, K).
-    """
-    levels = candidate_keys.shape[1]
-    out = nothing_counted(len(candidate_keys), levels)
-    if len(history_keys) == 0 or levels == 0:
-        return out
-    level = np.arange(levels, dtype=np.int64) << 32
-    line = (history_keys + level).T.ravel()
-    order = np.argsort(line, kind="stable")
-    entry = order % len(history_keys)
-    starts = np.flatnonzero(np.diff(line[order], prepend=-1))
-    keys = line[order[starts]]
-    asked = (candidate_keys + level).ravel()
-    place = np.minimum(np.searchsorted(keys, asked), len(keys) - 1)
-    known = np.flatnonzero((keys[place] == asked) & (candidate_keys.ravel() > 0))
-    place = place[known]
-    flat = out.reshape(-1, len(STATISTICS))
-    flat[known, STATISTICS.index(COUNT)] = np.add.reduceat(counted.count[entry], starts, dtype=np.int64)[
-        place
-    ]
-    newest_s = np.minimum.reduceat(counted.age_s[entry], starts)
-    flat[known, STATISTICS.index(DAYS)] = newest_s[place] / SECONDS_PER_DAY
-    fading = np.add.reduceat(counted.fading[entry], starts, axis=0, dtype=np.float64)
-    flat[known, FADING_COLUMNS] = fading[place]
-    oldest_days = np.zeros(len(flat))
-    oldest_days[known] = np.maximum.reduceat(counted.oldest_s[entry], starts)[place] / SECONDS_PER_DAY
-    with_gaps(flat, oldest_days)
-    return out
+    def __init__(self, keys: I32) -> None:
+        """`keys` are as `match_keys` gives them, (I, K)."""
+        self._keys = keys
+        self._place_of_key: I32 | None = None
+
+    def counted(self, history_rows: I32 | I64, counts: ItemCounts, rows: I32 | I64) -> Counted:
+        """Return the statistics of the behaviors that match each candidate at each level.
+
+        Shapes:
+            history_rows: (H,) item rows of the entries of `counts`; rows: (N,) item rows of the candidates.
+        """
+        levels = self._keys.shape[1]
+        wanted = self._keys.take(rows, axis=0).reshape(-1)  # (N * K,)
+        if len(history_rows) == 0 or len(wanted) == 0:
+            return Counted.nothing()
+        held = self._keys.take(history_rows, axis=0).reshape(-1)  # (H * K,)
+        # One place for each key that is held: that of the last of its entries. The table is never cleaned: a place
+        # from an earlier request is known by the key that stands there now.
+        if self._place_of_key is None:
+            self._place_of_key = np.zeros(int(self._keys.max()) + 1, np.int32)
+        self._place_of_key[held] = np.arange(len(held), dtype=np.int32)
+        place = np.minimum(self._place_of_key.take(wanted), len(held) - 1)
+        known = np.flatnonzero((held.take(place) == wanted) & (wanted > 0))
+        place = place.take(known)
+        group = self._place_of_key.take(held)
+        entry = np.repeat(np.arange(len(history_rows)), levels)
+
+        summed = np.concatenate(
+            [counts.count[:, None], counts.fading], axis=1, dtype=np.float64
+        )  # (H, 1 + .)
+        parts = summed.shape[1]
+        cells = group[:, None].astype(np.int64) * parts + np.arange(parts)
+        totals: F64 = np.bincount(
+            cells.reshape(-1), summed.take(entry, axis=0).reshape(-1), len(held) * parts
+        ).astype(np.float64, copy=False)
+        sums = totals.reshape(-1, parts).take(place, axis=0)
+        newest_s = np.full(len(held), np.iinfo(np.int64).max)
+        oldest_s = np.zeros(len(held), np.int64)
+        np.minimum.at(newest_s, group, counts.age_s.take(entry))
+        np.maximum.at(oldest_s, group, counts.oldest_s.take(entry))
+        return Counted(
+            row=known // levels,
+            level=known % levels,
+            count=sums[:, 0],
+            age_s=newest_s.take(place),
+            oldest_s=oldest_s.take(place),
+            fading=sums[:, 1:],
+        )

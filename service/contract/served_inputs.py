@@ -1,6 +1,6 @@
 """The served graph's tensors: their names, and how a request becomes them.
 
-Both sides call `assemble`: the service for live requests, training to verify and evaluate what it exports.
+Both sides call `RequestEncoder.encode`: the service for live requests, training to verify what it exports.
 Knows nothing of ONNX Runtime, of the store or of HTTP.
 """
 
@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from service.contract import artefact
 from service.contract.errors import ArtefactError
-from service.contract.features import UNKNOWN_ID, FeatureEncoder, RawValue, Side, encode_row, time_values
+from service.contract.features import FeatureEncoder, RawValue, Side, encode_row, time_values
 from service.contract.history import F32, I64, U32, History
 from service.contract.manifest import Manifest
-from service.contract.match import I32, match_statistics
+from service.contract.match import I32, MatchTable
 from service.contract.popularity import Popularity
-from service.contract.statistics import StatisticsEncoder
+from service.contract.statistics import Counted, StatisticsEncoder
 
 USER_IDS: Final = "user_ids"  # (1, FU) ids of user features, then of context features
 CANDIDATE_IDS: Final = "candidate_ids"  # (N, FP) ids of candidate features, then of counted ones
@@ -117,18 +117,54 @@ def rows_by_catalogue_id(catalogue_ids: U32) -> I32:
 
 
 class RequestEncoder:
-    """Turns a request's raw feature values into the ids of the graph's id tensors."""
+    """Turns a request into the tensors of its domain's graph. For one thread, as `MatchTable` is."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, tables: ItemTables) -> None:
+        self.tables = tables
+        self._domains = {domain: number for number, domain in enumerate(manifest.domains)}
         self._user = [FeatureEncoder(spec) for spec in manifest.features_of(Side.USER, Side.CONTEXT)]
         self._candidate = [FeatureEncoder(spec) for spec in manifest.features_of(Side.CANDIDATE)]
         self._match = StatisticsEncoder(manifest.features_of(Side.MATCH))
+        self._match_table = MatchTable(tables.match_keys)
         self._popularity = StatisticsEncoder(manifest.features_of(Side.POPULARITY))
 
     @property
     def reads_popularity(self) -> bool:
         """Whether the model needs a popularity table."""
         return bool(self._popularity.levels)
+
+    def encode(
+        self,
+        domain: str,
+        *,
+        user_id: str,
+        user_features: Mapping[str, RawValue],
+        context: Mapping[str, RawValue],
+        candidates: U32,
+        rows: I32,
+        candidate_contexts: Sequence[Mapping[str, RawValue]],
+        history: History,
+        popularity: Popularity,
+        at_ms: int,
+    ) -> Feeds:
+        """Return the tensors of a request.
+
+        Shapes:
+            candidates: (N,) catalogue ids; rows: (N,) their rows in the tables.
+        """
+        candidate_ids = [
+            self.candidate_ids(candidate_contexts),
+            self.match_ids(rows, history),
+            self.popularity_ids(candidates, popularity, context, at_ms=at_ms),
+        ]
+        return assemble(
+            self.tables,
+            domain=self._domains[domain],
+            user_ids=self.user_ids(user_id, user_features, context, at_ms=at_ms),
+            rows=rows,
+            candidate_ids=np.concatenate(candidate_ids, axis=1),
+            history=history,
+        )
 
     def user_ids(
         self, user_id: str, features: Mapping[str, RawValue], context: Mapping[str, RawValue], *, at_ms: int
@@ -142,37 +178,28 @@ class RequestEncoder:
 
     def candidate_ids(self, contexts: Sequence[Mapping[str, RawValue]]) -> I64:
         """Return the ids of candidate features, (N, FP)."""
-        if not any(contexts):
-            return np.full((len(contexts), len(self._candidate)), UNKNOWN_ID, np.int64)
-        rows = [encode_row(self._candidate, context) for context in contexts]
-        return np.array(rows, np.int64).reshape(len(rows), len(self._candidate))
+        out = np.zeros((len(contexts), len(self._candidate)), np.int64)
+        if any(contexts):
+            for column, encoder in enumerate(self._candidate):
+                out[:, column] = encoder.encode_many([c.get(encoder.spec.name) for c in contexts])
+        return out
 
-    def counted_ids(
-        self,
-        tables: ItemTables,
-        popularity: Popularity,
-        *,
-        candidates: U32,
-        history: History,
-        context: Mapping[str, RawValue],
-        at_ms: int,
-    ) -> I64:
-        """Return the ids of match features, then of popularity features, (N, FM + FQ).
-
-        Shapes:
-            candidates: (N,) catalogue ids.
-        """
-        parts = [np.zeros((len(candidates), 0), np.int64)]
+    def match_ids(self, rows: I32, history: History) -> I64:
+        """Return the ids of match features, (N, FM), of candidates in these rows."""
+        counted = Counted.nothing()
         if self._match.levels:
-            keys, counted = tables.match_keys, history.counted
-            matched = match_statistics(
-                keys[tables.rows_of(counted.item)], counted, keys[tables.rows_of(candidates)]
-            )
-            parts.append(self._match.encode(matched))
+            counts = history.counted
+            counted = self._match_table.counted(self.tables.rows_of(counts.item), counts, rows)
+        return self._match.encode(counted, rows_count=len(rows))
+
+    def popularity_ids(
+        self, candidates: U32, popularity: Popularity, context: Mapping[str, RawValue], *, at_ms: int
+    ) -> I64:
+        """Return the ids of popularity features, (N, FQ), of candidates of these catalogue ids."""
+        counted = Counted.nothing()
         if self._popularity.levels:
-            popular = popularity.statistics(self._popularity.levels, candidates, context, at_ms)
-            parts.append(self._popularity.encode(popular))
-        return np.concatenate(parts, axis=1)
+            counted = popularity.counted(self._popularity.levels, candidates, context, at_ms)
+        return self._popularity.encode(counted, rows_count=len(candidates))
 
 
 def assemble(
@@ -180,21 +207,19 @@ def assemble(
     *,
     domain: int,
     user_ids: Sequence[int],
-    candidates: U32,
+    rows: I32,
     candidate_ids: I64,
-    counted_ids: I64,
     history: History,
 ) -> Feeds:
     """Lay one request out as the tensors of the domain's graph, which may read fewer of them.
 
     Shapes:
         user_ids: (FU,) user features, then context features.
-        candidates: (N,) catalogue ids; candidate_ids: (N, FP); counted_ids: (N, FM + FQ).
+        rows: (N,) the candidates' rows in the tables; candidate_ids: (N, FP + FM + FQ).
     """
-    rows = tables.rows_of(candidates)
     feeds: Feeds = {
         USER_IDS: np.array([user_ids], np.int64).reshape(1, len(user_ids)),
-        CANDIDATE_IDS: np.concatenate([candidate_ids, counted_ids], axis=1),
+        CANDIDATE_IDS: candidate_ids,
         ITEM_SHARED: tables.shared.take(rows, axis=0),
         ITEM_BY_DOMAIN: tables.by_domain[domain].take(rows, axis=0),
     }

@@ -10,11 +10,13 @@ one user's life cycle, `popularity.py` everyone's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from service.contract.buckets import BucketTables
 from service.contract.features import BucketEncoder, FeatureSpec, Side
 
 F64 = npt.NDArray[np.float64]
@@ -27,13 +29,10 @@ FADING: Final = tuple(f"fading_{half_life:.0f}d" for half_life in HALF_LIVES_DAY
 GAP: Final = "gap"
 DUE: Final = "due"
 STATISTICS: Final = (COUNT, DAYS, *FADING, GAP, DUE)
-"""In this order along the last axis of a (N, levels, STATISTICS) array. Where nothing was counted, count is 0 and
-the others are NaN; gap and due are NaN up to two."""
+"""Where nothing was counted, count is 0 and the others are unknown; gap and due are unknown up to two."""
 
 STEADY: Final = (DAYS, *FADING)
 """Those that do not grow with how long was counted."""
-
-FADING_COLUMNS: Final = slice(STATISTICS.index(FADING[0]), STATISTICS.index(FADING[-1]) + 1)
 
 GAP_DAYS_MIN: Final = 0.25
 """A gap below this is read as this, so that what came in one go is not due for ever."""
@@ -88,55 +87,86 @@ def _statistic_of(feature: FeatureSpec) -> str:
     return next(statistic for statistic in STATISTICS if feature.name.endswith(f"_{statistic}"))
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What was counted of P pairs of a row and a level. Of pairs that are not here, nothing was.
+
+    Axes:
+        row: (P,) in the request; level: (P,) place among the levels asked for; count: (P,) at least 1;
+        age_s, oldest_s: (P,) since the newest and the oldest behavior, in seconds; fading: (P, half-lives).
+    """
+
+    row: I64
+    level: I64
+    count: npt.NDArray[np.number]
+    age_s: npt.NDArray[np.integer]
+    oldest_s: npt.NDArray[np.integer]
+    fading: npt.NDArray[np.floating]
+
+    @staticmethod
+    def nothing() -> Counted:
+        """Return that nothing was counted."""
+        none = np.zeros(0, np.int64)
+        return Counted(none, none, none, none, none, np.zeros((0, len(HALF_LIVES_DAYS))))
+
+    def of(self, statistic: str) -> npt.NDArray[np.number]:
+        """Return a statistic of each pair, (P,); NaN is unknown."""
+        if statistic == COUNT:
+            return self.count
+        if statistic in FADING:
+            return self.fading[:, FADING.index(statistic)]
+        days: F64 = self.age_s / SECONDS_PER_DAY
+        if statistic == DAYS:
+            return days
+        span = np.where(self.count >= 2, self.oldest_s - self.age_s, np.nan) / SECONDS_PER_DAY
+        gap: F64 = span / np.maximum(self.count - 1.0, 1.0)
+        return gap if statistic == GAP else days / np.maximum(gap, GAP_DAYS_MIN)
+
+
+def joined(parts: Sequence[Counted]) -> Counted:
+    """Return several levels' pairs as one."""
+    if len(parts) == 1:
+        return parts[0]
+    names = ("row", "level", "count", "age_s", "oldest_s", "fading")
+    return Counted(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
 class StatisticsEncoder:
     """Turns statistics into the ids of the features that it was made for; of a level, some may be left out."""
 
     def __init__(self, features: Sequence[FeatureSpec]) -> None:
         self.levels = tuple(dict.fromkeys(level_of(feature) for feature in features))
         self._features_count = len(features)
-        # Features of equal boundaries are encoded together: a call for all levels of a statistic, not one for each.
-        alike: dict[tuple[float, ...], list[tuple[int, int]]] = {}
+        # By statistic and boundaries, which column is the feature of each level; the last column is nobody's.
+        columns: dict[tuple[str, tuple[float, ...]], I64] = {}
         for i, feature in enumerate(features):
-            column = self.levels.index(level_of(feature)) * len(STATISTICS)
-            column += STATISTICS.index(_statistic_of(feature))
             boundaries = feature.encoder.boundaries if isinstance(feature.encoder, BucketEncoder) else ()
-            alike.setdefault(boundaries, []).append((i, column))
-        self._groups = [
-            (np.array(boundaries), np.array([i for i, _ in places]), np.array([c for _, c in places]))
-            for boundaries, places in alike.items()
-        ]
+            nobodys = np.full(len(self.levels), len(features))
+            of_level = columns.setdefault((_statistic_of(feature), boundaries), nobodys)
+            of_level[self.levels.index(level_of(feature))] = i
+        self._statistics = [statistic for statistic, _ in columns]
+        self._buckets = BucketTables([boundaries for _, boundaries in columns])
+        self._columns = np.array([*columns.values()], np.int64).reshape(len(columns), len(self.levels))
+        self._nothing = np.zeros(len(features) + 1, np.int64)
+        of_0 = self._buckets.of(np.zeros((len(columns), 1))) + 1
+        for statistic, of_level, id_ in zip(self._statistics, self._columns, of_0, strict=True):
+            self._nothing[of_level] = id_ if statistic == COUNT else 0
 
-    def encode(self, statistics: F64) -> I64:
-        """Return ids (N, features) of statistics (N, levels, STATISTICS); NaN is unknown."""
-        flat = statistics.reshape(len(statistics), len(self.levels) * len(STATISTICS))
-        out = np.empty((len(flat), self._features_count), np.int64)
-        for boundaries, features, columns in self._groups:
-            values = flat[:, columns]
-            ids = np.searchsorted(boundaries, values, side="right") + 1
-            out[:, features] = np.where(np.isnan(values), 0, ids)
-        return out
+    def encode(self, counted: Counted, *, rows_count: int) -> I64:
+        """Return ids (rows, features); where nothing was counted, counts are 0 and all else is unknown."""
+        out = np.empty((rows_count, self._features_count + 1), np.int64)
+        out[:] = self._nothing
+        values = np.empty((len(self._statistics), len(counted.row)))
+        for own, statistic in zip(values, self._statistics, strict=True):
+            own[:] = counted.of(statistic)
+        unknown = np.isnan(values)
+        values[unknown] = 0.0
+        ids = self._buckets.of(values) + 1
+        ids[unknown] = 0
+        column = self._columns.take(counted.level, axis=1)  # (statistics, P)
+        out.reshape(-1)[counted.row * out.shape[1] + column] = ids
+        return out[:, :-1]
 
     def nothing(self) -> I64:
         """Return the ids where nothing was counted, (features,)."""
-        ids: I64 = self.encode(nothing_counted(1, len(self.levels)))[0]
-        return ids
-
-
-def nothing_counted(rows: int, levels: int) -> F64:
-    """Return the statistics of keys that nothing was counted for, (rows, levels, STATISTICS)."""
-    out = np.full((rows, levels, len(STATISTICS)), np.nan)
-    out[..., 0] = 0.0
-    return out
-
-
-def with_gaps(statistics: F64, oldest_days: F64) -> None:
-    """Fill in gap and due from count, days and the age of the oldest behavior, in place.
-
-    Shapes:
-        statistics: (..., STATISTICS); oldest_days: (...,) in days, of any value where fewer than two were counted.
-    """
-    count, days = statistics[..., STATISTICS.index(COUNT)], statistics[..., STATISTICS.index(DAYS)]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        gap = np.where(count >= 2, (oldest_days - days) / (count - 1), np.nan)
-    statistics[..., STATISTICS.index(GAP)] = gap
-    statistics[..., STATISTICS.index(DUE)] = days / np.maximum(gap, GAP_DAYS_MIN)
+        return self._nothing[:-1].copy()

@@ -27,7 +27,7 @@ from service.contract.golden import replay_golden
 from service.contract.history import Behaviors, build_history
 from service.contract.manifest import Manifest
 from service.contract.popularity import Popularity
-from service.contract.served_inputs import ItemTables, RequestEncoder, assemble, read_item_tables
+from service.contract.served_inputs import RequestEncoder, read_item_tables
 from service.errors import NotReady, ScoringError
 from service.experiments.plan import Plan
 from service.models.scorer import Scorer
@@ -41,13 +41,16 @@ class LiveModel:
 
     manifest: Manifest
     catalogue: Catalogue
-    tables: ItemTables
     encoder: RequestEncoder
     scorer: Scorer
     snapshot: SnapshotRef | None
     popularity: Popularity
-    domains: Mapping[str, int]
     tasks: tuple[str, ...]
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains that it scores."""
+        return self.manifest.domains
 
     @property
     def label(self) -> str:
@@ -115,22 +118,20 @@ def load_model(registry: Path, name: str, catalogues: dict[str, Catalogue]) -> L
     snapshot = read_snapshot_ref(registry, manifest.snapshot_line)
     if snapshot is not None:
         catalogue.check(snapshot.catalogue)
-    encoder = RequestEncoder(manifest)
+    encoder = RequestEncoder(manifest, read_item_tables(folder))
     model = LiveModel(
         manifest=manifest,
         catalogue=catalogue,
-        tables=read_item_tables(folder),
         encoder=encoder,
         scorer=Scorer(folder, manifest),
         snapshot=snapshot,
         popularity=_popularity(registry, manifest.snapshot_line, snapshot)
         if encoder.reads_popularity
         else Popularity.empty(),
-        domains={domain: i for i, domain in enumerate(manifest.domains)},
         tasks=tuple(task.name for task in manifest.tasks),
     )
     _check_tables(folder, model)
-    replay_golden(folder, manifest=manifest, catalogue=catalogue, tables=model.tables, run=model.scorer.run)
+    replay_golden(folder, manifest=manifest, catalogue=catalogue, encoder=encoder, run=model.scorer.run)
     _warm_up(model)
     return model
 
@@ -141,7 +142,8 @@ def _popularity(registry: Path, line: str, snapshot: SnapshotRef | None) -> Popu
 
 
 def _check_tables(folder: Path, model: LiveModel) -> None:
-    rows_count, domains_count = len(model.tables.shared), len(model.tables.by_domain)
+    tables = model.encoder.tables
+    rows_count, domains_count = len(tables.shared), len(tables.by_domain)
     if rows_count != model.manifest.items_count or domains_count != len(model.manifest.domains):
         raise ArtefactError(
             f"{folder}: its item tables have {rows_count} rows for {domains_count} domains, the manifest "
@@ -152,27 +154,21 @@ def _check_tables(folder: Path, model: LiveModel) -> None:
 def _warm_up(model: LiveModel) -> None:
     """Score unknown users once for each domain, so that no request is the first of its shape."""
     history = build_history(None, Behaviors.empty(), at_ms=0, limits=model.manifest.history)
-    user_ids = model.encoder.user_ids("", {}, {}, at_ms=0)
-    for name, domain in model.domains.items():
+    for domain in model.domains:
         for count in WARM_UP_CANDIDATES_COUNTS:
-            candidates = np.zeros(count, np.uint32)
-            feeds = assemble(
-                model.tables,
-                domain=domain,
-                user_ids=user_ids,
-                candidates=candidates,
-                candidate_ids=model.encoder.candidate_ids([{}] * count),
-                counted_ids=model.encoder.counted_ids(
-                    model.tables,
-                    model.popularity,
-                    candidates=candidates,
-                    history=history,
-                    context={},
-                    at_ms=0,
-                ),
+            feeds = model.encoder.encode(
+                domain,
+                user_id="",
+                user_features={},
+                context={},
+                candidates=np.zeros(count, np.uint32),
+                rows=np.zeros(count, np.int32),
+                candidate_contexts=[{}] * count,
                 history=history,
+                popularity=model.popularity,
+                at_ms=0,
             )
-            model.scorer.run(name, feeds)
+            model.scorer.run(domain, feeds)
 
 
 def _misfits(plan: Plan, models: Mapping[str, LiveModel], catalogues: Mapping[str, Catalogue]) -> list[str]:

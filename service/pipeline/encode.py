@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.contract.served_inputs import Feeds, assemble
+from service.contract.served_inputs import Feeds
 from service.pipeline.decode import ScoreRequest
 from service.pipeline.hydrate import User
 from service.pipeline.route import Route
@@ -25,23 +25,20 @@ class Encoded:
 
 def encode(request: ScoreRequest, route: Route, user: User, *, at_ms: int) -> Encoded:
     """Return the tensors of a request."""
-    model = route.model
+    model, encoder = route.model, route.model.encoder
     candidates = np.array(model.catalogue.ids_of(request.item_ids), np.uint32)
-    unknown = np.flatnonzero(model.tables.rows_of(candidates) == 0).tolist()
-    feeds = assemble(
-        model.tables,
-        domain=model.domains[route.domain],
-        user_ids=model.encoder.user_ids(request.user_id, user.features, request.context, at_ms=at_ms),
+    rows = encoder.tables.rows_of(candidates)
+    feeds = encoder.encode(
+        route.domain,
+        user_id=request.user_id,
+        user_features=user.features,
+        context=request.context,
         candidates=candidates,
-        candidate_ids=model.encoder.candidate_ids(request.candidate_contexts),
-        counted_ids=model.encoder.counted_ids(
-            model.tables,
-            model.popularity,
-            candidates=candidates,
-            history=user.history,
-            context=request.context,
-            at_ms=at_ms,
-        ),
+        rows=rows,
+        candidate_contexts=request.candidate_contexts,
         history=user.history,
+        popularity=model.popularity,
+        at_ms=at_ms,
     )
+    unknown = np.flatnonzero(rows == 0).tolist()
     return Encoded(feeds, list(dict.fromkeys(request.item_ids[i] for i in unknown)))

@@ -26,7 +26,7 @@ from service.contract.history import (
     build_history,
     quantize_strength,
 )
-from service.contract.match import ITEM, match_keys, match_statistics
+from service.contract.match import ITEM, MatchTable, match_keys
 from service.contract.popularity import cut_before_ms
 from service.contract.statistics import StatisticsEncoder
 from training.data.dataset import SPLITS, Dataset
@@ -291,14 +291,12 @@ class _Match:
     def __init__(self, features: tuple[FeatureSpec, ...], item_ids: I64) -> None:
         self._encoder = StatisticsEncoder([f for f in features if f.side is Side.MATCH])
         names = [f.name for f in features if f.side is Side.ITEM]
-        self._keys = match_keys(self._encoder.levels, item_ids, names)
+        self._table = MatchTable(match_keys(self._encoder.levels, item_ids, names))
 
     def ids(self, history: History, rows: I64) -> I64:
         """Return the ids of the match features of item rows, (N, FM)."""
-        if not self._encoder.levels:
-            return np.zeros((len(rows), 0), np.int64)
-        counted = history.counted
-        return self._encoder.encode(match_statistics(self._keys[counted.item], counted, self._keys[rows]))
+        counted = self._table.counted(history.counted.item.astype(np.int64), history.counted, rows)
+        return self._encoder.encode(counted, rows_count=len(rows))
 
 
 class _Popular:
@@ -327,13 +325,13 @@ class _Popular:
         order = np.argsort(cut_ms, kind="stable")
         for rows in np.split(order, np.flatnonzero(np.diff(cut_ms[order])) + 1):
             cut, mine = int(cut_ms[rows[0]]), request[rows]
-            statistics = self._counts.table_at(cut).statistics_of_rows(
+            counted = self._counts.table_at(cut).counted_of_rows(
                 self._encoder.levels,
                 item[rows].astype(np.uint32),
                 {level: positions[mine] for level, positions in self._values.items()},
                 (self._at_ms[mine] - cut) // 1000,
             )
-            out[rows] = self._encoder.encode(statistics)
+            out[rows] = self._encoder.encode(counted, rows_count=len(rows))
         return out
 
 

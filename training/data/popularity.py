@@ -14,7 +14,7 @@ import polars as pl
 from service.contract.features import Side
 from service.contract.history import I64
 from service.contract.match import ITEM
-from service.contract.popularity import DAY_MS, Popularity, PopularityLevel
+from service.contract.popularity import DAY_MS, Popularity, PopularityLevel, pair_keys
 from service.contract.statistics import HALF_LIVES_DAYS, fade
 from training.data.dataset import Dataset
 
@@ -62,7 +62,7 @@ class _Counting:
     def __init__(self, at_ms: I64, item: I64, position: I64, values: tuple[str, ...]) -> None:
         counted = position >= 0
         self._at_ms = at_ms[counted]
-        self._keys, self._pair = np.unique(item[counted] << 32 | position[counted], return_inverse=True)
+        self._keys, self._pair = np.unique(pair_keys(item[counted], position[counted]), return_inverse=True)
         self.values = values
         # In proportion to their weight at the data's start, so that counting on never scales what was counted.
         self._start_ms = int(self._at_ms[0]) if len(self._at_ms) else 0

@@ -28,8 +28,7 @@ class ServedGraph:
             ArtefactError: a table is missing or the tables do not fit each other.
         """
         self._manifest, self._catalogue = manifest, catalogue
-        self._encoder = RequestEncoder(manifest)
-        self.tables = read_item_tables(folder)
+        self.encoder = RequestEncoder(manifest, read_item_tables(folder))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self._sessions = {
@@ -42,11 +41,7 @@ class ServedGraph:
     def logits(self, request: GoldenRequest) -> F32:
         """Return the logits (N, T) of a request; what it expects is not read."""
         feeds = golden_feeds(
-            request,
-            manifest=self._manifest,
-            catalogue=self._catalogue,
-            tables=self.tables,
-            encoder=self._encoder,
+            request, manifest=self._manifest, catalogue=self._catalogue, encoder=self.encoder
         )
         return self._run(names.LOGIT, request.domain, feeds)
 

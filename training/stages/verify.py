@@ -94,7 +94,7 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
     _gate("a score changes with the other candidates by", independence)
     write_golden(folder, golden)
     replay_golden(
-        folder, manifest=draft, catalogue=bench.catalogue, tables=served.tables, run=served.probabilities
+        folder, manifest=draft, catalogue=bench.catalogue, encoder=served.encoder, run=served.probabilities
     )
     sealed = seal_artefact(
         folder,
