@@ -91,6 +91,7 @@ def golden_feeds(
             decode_behaviors(request.recent),
             at_ms=request.at_ms,
             limits=manifest.history,
+            counts=encoder.reads_counts,
         ),
         popularity=Popularity.empty()
         if request.popularity is None

@@ -88,6 +88,25 @@ class Behaviors:
     def __len__(self) -> int:
         return len(self.at_ms)
 
+    def take(self, places: I64) -> Behaviors:
+        """Return the behaviors in some places, in that order."""
+        return Behaviors(self.at_ms.take(places), self.item.take(places), self.strength.take(places))
+
+    def newest(self, count: int) -> Behaviors:
+        """Return the last so many."""
+        first = max(0, len(self) - count)
+        return Behaviors(self.at_ms[first:], self.item[first:], self.strength[first:])
+
+    def and_then(self, later: Behaviors) -> Behaviors:
+        """Return both, end to end."""
+        if len(later) == 0:
+            return self
+        return Behaviors(
+            np.concatenate([self.at_ms, later.at_ms]),
+            np.concatenate([self.item, later.item]),
+            np.concatenate([self.strength, later.strength]),
+        )
+
     @staticmethod
     def empty() -> Behaviors:
         """Return no behaviors."""
@@ -127,6 +146,8 @@ class ItemCounts:
 
     def and_then(self, other: ItemCounts) -> ItemCounts:
         """Return both, end to end."""
+        if len(other) == 0:
+            return self
         return ItemCounts(
             np.concatenate([self.item, other.item]),
             np.concatenate([self.count, other.count]),
@@ -198,13 +219,19 @@ def strength_buckets(strength: U16) -> U8:
 
 
 def build_history(
-    snapshot: Snapshot | None, recent: Behaviors, *, at_ms: int, limits: HistoryLimits
+    snapshot: Snapshot | None,
+    recent: Behaviors,
+    *,
+    at_ms: int,
+    limits: HistoryLimits,
+    counts: bool = True,
 ) -> History:
     """Lay out the history of one request. The only place where this is decided.
 
     `recent` may be in any order and may hold behaviors that the snapshot already covers, or that lie at or
     after the request: both are left out. Behaviors of equal time keep their order in `recent`. Ages are whole
     seconds at the snapshot and whole seconds since: up to a second less than the age from moment to moment.
+    Without `counts`, which only match statistics are computed from, none are laid out.
 
     Shapes:
         returns: clusters (C + singletons,), recents (at most limits.recents_max,), behaviors (at most
@@ -212,51 +239,61 @@ def build_history(
     """
     if snapshot is not None and snapshot.at_ms >= at_ms:
         snapshot = None
-    live = recent.at_ms < at_ms
-    if snapshot is not None:
-        live &= recent.at_ms >= snapshot.at_ms
-    chosen = np.flatnonzero(live)
-    chosen = chosen[np.argsort(recent.at_ms[chosen], kind="stable")]
-    live_at, live_item, live_strength = recent.at_ms[chosen], recent.item[chosen], recent.strength[chosen]
+    live = _between(recent, None if snapshot is None else snapshot.at_ms, at_ms)
+    since_s = 0 if snapshot is None else (at_ms - snapshot.at_ms) // 1000
 
-    first = max(0, len(chosen) - limits.singletons_max)
-    item, at, strength = live_item[first:], live_at[first:], live_strength[first:]
-    size = np.ones(len(item), np.float32)
-    age_s = (at_ms - at) // 1000
-    live_age_s = (at_ms - live_at) // 1000
-    counted = ItemCounts(
-        live_item,
-        np.ones(len(live_item), np.uint32),
-        live_age_s,
-        live_age_s,
-        fade(live_age_s).astype(np.float32),
-    )
-    if snapshot is not None:
+    singles = live.newest(limits.singletons_max)
+    item, strength = singles.item, singles.strength
+    size, age_s = np.ones(len(singles), np.float32), (at_ms - singles.at_ms) // 1000
+    if snapshot is not None and len(singles) == 0:
+        item, strength = snapshot.item, snapshot.strength
+        size, age_s = snapshot.size.astype(np.float32), snapshot.mean_age_s + np.int64(since_s)
+    elif snapshot is not None:
         item = np.concatenate([snapshot.item, item])
-        size = np.concatenate([snapshot.size.astype(np.float32), size])
-        age_s = np.concatenate(
-            [snapshot.mean_age_s.astype(np.int64) + (at_ms - snapshot.at_ms) // 1000, age_s]
-        )
+        size = np.concatenate([snapshot.size, size], dtype=np.float32, casting="unsafe")
+        age_s = np.concatenate([snapshot.mean_age_s + np.int64(since_s), age_s])
         strength = np.concatenate([snapshot.strength, strength])
-        live_at = np.concatenate([snapshot.tail.at_ms, live_at])
-        live_item = np.concatenate([snapshot.tail.item, live_item])
-        live_strength = np.concatenate([snapshot.tail.strength, live_strength])
-        counted = snapshot.counts.later((at_ms - snapshot.at_ms) // 1000).and_then(counted)
-    last = max(0, len(live_at) - limits.recents_max)
-    longest = max(0, len(live_at) - limits.behaviors_max)
+
+    newest = live if snapshot is None else snapshot.tail.and_then(live)
+    recents, behaviors = newest.newest(limits.recents_max), newest.newest(limits.behaviors_max)
+    counted = ItemCounts.empty()
+    if counts:
+        counted = _counted_once(live, at_ms)
+        if snapshot is not None:
+            counted = snapshot.counts.later(since_s).and_then(counted)
     return History(
         item=item,
         size=size,
         age=age_buckets(age_s),
         strength=strength_buckets(strength),
-        recent_item=live_item[last:],
-        recent_age=age_buckets((at_ms - live_at[last:]) // 1000),
-        recent_strength=strength_buckets(live_strength[last:]),
-        behavior_item=live_item[longest:],
-        behavior_age=age_buckets((at_ms - live_at[longest:]) // 1000),
-        behavior_strength=strength_buckets(live_strength[longest:]),
+        recent_item=recents.item,
+        recent_age=age_buckets((at_ms - recents.at_ms) // 1000),
+        recent_strength=strength_buckets(recents.strength),
+        behavior_item=behaviors.item,
+        behavior_age=age_buckets((at_ms - behaviors.at_ms) // 1000),
+        behavior_strength=strength_buckets(behaviors.strength),
         counted=counted,
     )
+
+
+def _between(recent: Behaviors, from_ms: int | None, before_ms: int) -> Behaviors:
+    """Return the behaviors of a span of time, oldest first; those of equal time keep their order."""
+    if len(recent) == 0:
+        return recent
+    inside = recent.at_ms < before_ms
+    if from_ms is not None:
+        inside &= recent.at_ms >= from_ms
+    chosen = np.flatnonzero(inside)
+    return recent.take(chosen[np.argsort(recent.at_ms[chosen], kind="stable")])
+
+
+def _counted_once(behaviors: Behaviors, at_ms: int) -> ItemCounts:
+    """Return behaviors as counts of one each, at a moment."""
+    if len(behaviors) == 0:
+        return ItemCounts.empty()
+    age_s = (at_ms - behaviors.at_ms) // 1000
+    ones = np.ones(len(behaviors), np.uint32)
+    return ItemCounts(behaviors.item, ones, age_s, age_s, fade(age_s).astype(np.float32))
 
 
 def encode_snapshot(snapshot: Snapshot) -> bytes:

@@ -129,6 +129,11 @@ class RequestEncoder:
         self._popularity = StatisticsEncoder(manifest.features_of(Side.POPULARITY))
 
     @property
+    def reads_counts(self) -> bool:
+        """Whether the model needs the counts of a life cycle."""
+        return bool(self._match.levels)
+
+    @property
     def reads_popularity(self) -> bool:
         """Whether the model needs a popularity table."""
         return bool(self._popularity.levels)
@@ -187,7 +192,7 @@ class RequestEncoder:
     def match_ids(self, rows: I32, history: History) -> I64:
         """Return the ids of match features, (N, FM), of candidates in these rows."""
         counted = Counted.nothing()
-        if self._match.levels:
+        if self.reads_counts:
             counts = history.counted
             counted = self._match_table.counted(self.tables.rows_of(counts.item), counts, rows)
         return self._match.encode(counted, rows_count=len(rows))
@@ -197,7 +202,7 @@ class RequestEncoder:
     ) -> I64:
         """Return the ids of popularity features, (N, FQ), of candidates of these catalogue ids."""
         counted = Counted.nothing()
-        if self._popularity.levels:
+        if self.reads_popularity:
             counted = popularity.counted(self._popularity.levels, candidates, context, at_ms)
         return self._popularity.encode(counted, rows_count=len(candidates))
 

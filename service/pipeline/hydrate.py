@@ -67,5 +67,11 @@ async def hydrate(store: GuardedStore, model: LiveModel, *, user_id: str, at_ms:
     features = decode(FEATURES_DAMAGED, decode_user_features, record.features, no_features)
     if snapshot is not None and snapshot.at_ms >= at_ms:
         degraded.append(SNAPSHOT_NEWER)
-    history = build_history(snapshot, recent, at_ms=at_ms, limits=model.manifest.history)
+    history = build_history(
+        snapshot,
+        recent,
+        at_ms=at_ms,
+        limits=model.manifest.history,
+        counts=model.encoder.reads_counts,
+    )
     return User(history, features, tuple(degraded))

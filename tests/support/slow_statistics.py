@@ -8,7 +8,8 @@ import numpy as np
 
 from service.contract.features import FeatureEncoder, FeatureSpec
 from service.contract.history import ItemCounts
-from service.contract.popularity import Popularity, PopularityLevel
+from service.contract.popularity import Popularity, PopularityLevel, pair_keys
+from service.contract.statistics import Counted
 
 DAY_S = 86_400
 RELATIVE_TOLERANCE = 1e-6
@@ -33,6 +34,15 @@ def statistics_of(ages_s: Sequence[int]) -> dict[str, float | None]:
 
 STATISTICS = tuple(statistics_of(()))
 FADING = ("fading_4d", "fading_14d", "fading_56d")
+
+
+def dense(counted: Counted, rows: int, levels: int) -> np.ndarray:
+    """Return what was counted as (rows, levels, STATISTICS); where nothing was, the count is 0 and all else NaN."""
+    out = np.full((rows, levels, len(STATISTICS)), np.nan)
+    out[..., STATISTICS.index("count")] = 0.0
+    for place, name in enumerate(STATISTICS):
+        out[counted.row, counted.level, place] = counted.of(name)
+    return out
 
 
 def level_and_statistic(feature: FeatureSpec) -> tuple[str, str]:
@@ -69,17 +79,21 @@ def popularity_of(
     """Return the table of what everyone did, item -> value of a context feature -> ages at the cut."""
     stores = tuple(sorted({store for of_store in ages_s.values() for store in of_store}))
     items = [
-        (item << 32, [age_s for of_store in by_store.values() for age_s in of_store])
+        (_key(item, 0), [age_s for of_store in by_store.values() for age_s in of_store])
         for item, by_store in ages_s.items()
     ]
     pairs = [
-        (item << 32 | stores.index(store), of_store)
+        (_key(item, stores.index(store)), of_store)
         for item, by_store in ages_s.items()
         for store, of_store in by_store.items()
     ]
     return Popularity(
         at_ms, {"item_id": _popularity_level(items, ()), context: _popularity_level(pairs, stores)}
     )
+
+
+def _key(item: int, position: int) -> int:
+    return int(pair_keys(np.array([item], np.uint32), position)[0])
 
 
 def _popularity_level(entries: list[tuple[int, list[int]]], values: tuple[str, ...]) -> PopularityLevel:

@@ -24,7 +24,7 @@ from service.contract.features import Side
 from service.contract.golden import GoldenCandidate, GoldenRequest, replay_golden, write_golden
 from service.contract.history import F32, I64
 from service.contract.manifest import Manifest, Parity, TaskMetrics, TaskSpec
-from service.contract.served_inputs import BEHAVIOR_ITEM
+from service.contract.served_inputs import BEHAVIOR_ITEM, RECENT_ITEM
 from training.data.batch import PartIds
 from training.data.encoded import EncodedData, nothing_counted_ids
 from training.errors import StageError
@@ -207,8 +207,11 @@ def _draft(bench: Workbench, model: str, inputs: tuple[str, ...], metrics: list[
     spec, config = bench.dataset.spec, bench.config
     chosen, limits = config.models[model], config.history.limits
     features = bench.features_of(chosen)
-    if BEHAVIOR_ITEM not in inputs:
-        limits = limits.model_copy(update={"behaviors_max": 0})  # nothing reads them: nobody lays them out
+    unread = {
+        "recents_max": RECENT_ITEM,
+        "behaviors_max": BEHAVIOR_ITEM,
+    }  # what nothing reads nobody lays out
+    limits = limits.model_copy(update={limit: 0 for limit, tensor in unread.items() if tensor not in inputs})
     return Manifest(
         name=model,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),

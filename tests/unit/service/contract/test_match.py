@@ -10,8 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.contract.history import AGE_S_MAX, ItemCounts
-from service.contract.match import ANY, match_keys, match_statistics
-from tests.support.slow_statistics import RELATIVE_TOLERANCE, STATISTICS, counts_of, statistics_of
+from service.contract.match import ANY, MatchTable, match_keys
+from tests.support.slow_statistics import (
+    RELATIVE_TOLERANCE,
+    STATISTICS,
+    counts_of,
+    dense,
+    statistics_of,
+)
 
 LEVELS = (ANY, "item_id", "brand", "product_type")
 ITEM_FEATURES = ("brand", "item_id", "product_type")
@@ -66,8 +72,13 @@ def statistics(entries: Sequence[Entry], candidates: Sequence[int]) -> Found:
 
 
 def statistics_with(counts: ItemCounts, candidates: Sequence[int]) -> np.ndarray:
-    keys = match_keys(LEVELS, ITEM_IDS, ITEM_FEATURES)
-    return match_statistics(keys[counts.item], counts, keys[np.array(candidates, np.int64)])
+    table = MatchTable(match_keys(LEVELS, ITEM_IDS, ITEM_FEATURES))
+    return matched(table, counts, candidates)
+
+
+def matched(table: MatchTable, counts: ItemCounts, candidates: Sequence[int], levels: int = 4) -> np.ndarray:
+    rows = np.array(candidates, np.int64)
+    return dense(table.counted(counts.item.astype(np.int64), counts, rows), len(rows), levels)
 
 
 def assert_same(found: Found, expected: Found) -> None:
@@ -114,6 +125,13 @@ def test_a_candidate_has_the_same_statistics_whoever_is_beside_it(
         assert {level: [found[place]] for level, found in together.items()} == alone
 
 
+@given(st.lists(st.tuples(entries_of, st.lists(rows, max_size=6)), min_size=2, max_size=5))
+def test_a_request_sees_nothing_of_those_before_it(requests: list[tuple[list[Entry], list[int]]]) -> None:
+    table = MatchTable(match_keys(LEVELS, ITEM_IDS, ITEM_FEATURES))
+    for entries, candidates in requests:
+        assert_same(by_name(matched(table, counts_of(entries), candidates)), slow(entries, candidates))
+
+
 def counts_at(found: Found, level: str) -> list[float | None]:
     return [one["count"] for one in found[level]]
 
@@ -153,8 +171,8 @@ def test_no_candidates_have_no_statistics() -> None:
 
 def test_no_levels_have_no_statistics() -> None:
     counts = counts_of([(1, [1])])
-    keys = match_keys((), ITEM_IDS, ITEM_FEATURES)
-    assert match_statistics(keys[[1]], counts, keys[[1, 2]]).shape == (2, 0, len(STATISTICS))
+    table = MatchTable(match_keys((), ITEM_IDS, ITEM_FEATURES))
+    assert matched(table, counts, [1, 2], levels=0).shape == (2, 0, len(STATISTICS))
 
 
 def test_counts_do_not_wrap_where_the_table_is_full_of_the_largest() -> None:
@@ -166,12 +184,12 @@ def test_counts_do_not_wrap_where_the_table_is_full_of_the_largest() -> None:
 
 def test_equal_values_of_different_levels_are_not_mixed_up() -> None:
     keys = match_keys(("a", "b"), np.array([[0, 0], [3, 9], [9, 3]]), ("a", "b"))
-    found = match_statistics(keys[[1]], counts_of([(1, [1] * 6)]), keys[[1, 2]])
+    found = matched(MatchTable(keys), counts_of([(1, [1] * 6)]), [1, 2], levels=2)
     assert found[:, :, 0].tolist() == [[6, 6], [0, 0]]
 
 
 def test_keys_have_a_row_an_item_and_a_column_a_level() -> None:
     keys = match_keys(("brand", ANY, "item_id"), ITEM_IDS, ITEM_FEATURES)
-    assert keys.tolist() == [[0, 1, 0], [7, 1, 1], [7, 1, 2], [8, 1, 3], [0, 1, 4]]
+    assert keys.tolist() == [[0, 9, 0], [7, 9, 10], [7, 9, 11], [8, 9, 12], [0, 9, 13]]
     assert keys.dtype == np.int32 and keys.flags.c_contiguous
     assert match_keys((), ITEM_IDS, ITEM_FEATURES).shape == (5, 0)

@@ -11,18 +11,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.contract.errors import BlobError
+from service.contract.features import RawValue
 from service.contract.popularity import (
     Popularity,
     cut_before_ms,
     decode_popularity,
     encode_popularity,
+    pair_keys,
 )
-from tests.support.slow_statistics import RELATIVE_TOLERANCE, STATISTICS, popularity_of, statistics_of
+from tests.support.slow_statistics import (
+    RELATIVE_TOLERANCE,
+    STATISTICS,
+    dense,
+    popularity_of,
+    statistics_of,
+)
 
 AT_MS = 1_700_000_000_000
 LEVELS = ("item_id", "store")
 Ages = Mapping[int, Mapping[str, Sequence[int]]]  # item -> store -> ages in s at the cut
-SOME: Ages = {5: {"7": [3600, 90_000], "8": [40]}, 9: {"8": [7]}, 2**31 - 1: {"x": [1]}}
+SOME: Ages = {5: {"7": [3600, 90_000], "8": [40]}, 9: {"8": [7]}, 2**32 - 1: {"x": [1]}}
 
 
 def assert_statistics(found: np.ndarray, expected: Sequence[Sequence[dict[str, float | None]]]) -> None:
@@ -35,6 +43,12 @@ def assert_statistics(found: np.ndarray, expected: Sequence[Sequence[dict[str, f
     )
 
 
+def found_of(
+    table: Popularity, levels: Sequence[str], items: np.ndarray, context: Mapping[str, RawValue], at_ms: int
+) -> np.ndarray:
+    return dense(table.counted(levels, items, context, at_ms), len(items), len(levels))
+
+
 def slow(ages_s: Ages, item: int, store: str | None, passed_s: int) -> list[dict[str, float | None]]:
     of_item = {} if item == 0 else ages_s.get(item, {})
     everywhere = [age_s + passed_s for ages in of_item.values() for age_s in ages]
@@ -43,7 +57,7 @@ def slow(ages_s: Ages, item: int, store: str | None, passed_s: int) -> list[dict
 
 
 stores = st.sampled_from(["7", "8", "10"])
-items = st.integers(1, 6) | st.just(2**31 - 1)
+items = st.integers(1, 6) | st.just(2**32 - 1)
 everyones = st.dictionaries(
     items,
     st.dictionaries(stores, st.lists(st.integers(0, 10**8), min_size=1, max_size=3), min_size=1),
@@ -58,7 +72,7 @@ def test_statistics_are_those_of_the_definition_as_old_as_they_are_at_the_reques
     ages_s: Ages, asked: list[int], store: str | None, passed_ms: int
 ) -> None:
     table = popularity_of(ages_s, at_ms=AT_MS)
-    found = table.statistics(LEVELS, np.array(asked, np.uint32), {"store": store}, AT_MS + passed_ms)
+    found = found_of(table, LEVELS, np.array(asked, np.uint32), {"store": store}, AT_MS + passed_ms)
     passed_s = max(0, passed_ms) // 1000  # a request before the cut is read as the cut
     assert_statistics(found, [slow(ages_s, item, store, passed_s) for item in asked])
 
@@ -67,7 +81,8 @@ def test_each_row_may_have_a_store_and_a_moment_of_its_own() -> None:
     table = popularity_of(SOME, at_ms=AT_MS)
     values = {"store": np.array([0, 1, -1, 1])}  # 7, 8, never counted, 8
     passed_s = np.array([0, 10, 20, 86_400])
-    found = table.statistics_of_rows(LEVELS, np.array([5, 5, 5, 9], np.uint32), values, passed_s)
+    counted = table.counted_of_rows(LEVELS, np.array([5, 5, 5, 9], np.uint32), values, passed_s)
+    found = dense(counted, 4, 2)
     rows = [(5, "7", 0), (5, "8", 10), (5, None, 20), (9, "8", 86_400)]
     assert_statistics(found, [slow(SOME, *row) for row in rows])
 
@@ -75,14 +90,14 @@ def test_each_row_may_have_a_store_and_a_moment_of_its_own() -> None:
 @pytest.mark.parametrize("value", [7, 7.0, "7"])
 def test_a_context_is_known_by_its_text(value: str | float) -> None:
     table = popularity_of(SOME, at_ms=AT_MS)
-    found = table.statistics(("store",), np.array([5], np.uint32), {"store": value}, AT_MS)
+    found = found_of(table, ("store",), np.array([5], np.uint32), {"store": value}, AT_MS)
     assert_statistics(found, [slow(SOME, 5, "7", 0)[1:]])
 
 
 def test_levels_come_in_the_order_asked_for_and_one_never_counted_is_nothing() -> None:
     table = popularity_of(SOME, at_ms=AT_MS)
     asked = ("store", "shop", "item_id")
-    found = table.statistics(asked, np.array([5], np.uint32), {"store": "7", "shop": "7"}, AT_MS)
+    found = found_of(table, asked, np.array([5], np.uint32), {"store": "7", "shop": "7"}, AT_MS)
     everywhere, here = slow(SOME, 5, "7", 0)
     assert_statistics(found, [[here, statistics_of(()), everywhere]])
 
@@ -90,7 +105,7 @@ def test_levels_come_in_the_order_asked_for_and_one_never_counted_is_nothing() -
 def test_of_nothing_counted_nothing_is_popular() -> None:
     nothing = statistics_of(())
     for table in (Popularity.empty(), popularity_of({}, at_ms=AT_MS)):
-        found = table.statistics(LEVELS, np.array([5, 0], np.uint32), {"store": "7"}, AT_MS)
+        found = found_of(table, LEVELS, np.array([5, 0], np.uint32), {"store": "7"}, AT_MS)
         assert_statistics(found, [[nothing, nothing]] * 2)
 
 
@@ -98,16 +113,16 @@ def test_some_items_of_a_table_have_what_they_had_and_others_nothing() -> None:
     table = popularity_of(SOME, at_ms=AT_MS).of_items(np.array([9, 5, 5], np.uint32))
     for item in SOME:
         for store in ("7", "8", "x"):
-            found = table.statistics(LEVELS, np.array([item], np.uint32), {"store": store}, AT_MS)
+            found = found_of(table, LEVELS, np.array([item], np.uint32), {"store": store}, AT_MS)
             assert_statistics(found, [slow(SOME if item in (5, 9) else {}, item, store, 0)])
 
 
 def test_renamed_items_keep_their_statistics() -> None:
     ages_s: Ages = {1: {"7": [5]}, 2: {"8": [60, 7]}, 3: {"7": [1], "8": [9]}}
-    ids = np.array([0, 900, 2**31 - 1, 4], np.uint32)  # neither rising nor near
+    ids = np.array([0, 900, 2**32 - 1, 4], np.uint32)  # neither rising nor near
     table = popularity_of(ages_s, at_ms=AT_MS).renamed(ids)
     for item, store in [(i, s) for i in ages_s for s in ("7", "8")]:
-        found = table.statistics(LEVELS, ids[[item]], {"store": store}, AT_MS)
+        found = found_of(table, LEVELS, ids[[item]], {"store": store}, AT_MS)
         assert_statistics(found, [slow(ages_s, item, store, 0)])
     assert all((np.diff(level.keys) > 0).all() for level in table.levels.values())
 
@@ -131,11 +146,11 @@ def test_the_bytes_are_plain_arrays_that_anybody_can_read() -> None:
     with np.load(io.BytesIO(blob), allow_pickle=False) as arrays:
         assert arrays["at_ms"].tolist() == [AT_MS] and arrays["levels"].tolist() == ["item_id", "store"]
         assert arrays["half_lives_days"].tolist() == [4.0, 14.0, 56.0]
-        assert arrays["0.keys"].tolist() == [5 << 32, 9 << 32, (2**31 - 1) << 32]
+        assert arrays["0.keys"].tolist() == [5, 9, 2**32 - 1]
         assert arrays["0.count"].tolist() == [3, 1, 1] and arrays["0.age_s"].tolist() == [40, 7, 1]
         assert arrays["0.oldest_s"].tolist() == [90_000, 7, 1]
         assert arrays["1.values"].tolist() == ["7", "8", "x"]
-        assert arrays["1.keys"].tolist() == [5 << 32, 5 << 32 | 1, 9 << 32 | 1, (2**31 - 1) << 32 | 2]
+        assert arrays["1.keys"].tolist() == [5, 1 << 32 | 5, 1 << 32 | 9, 2 << 32 | (2**32 - 1)]
 
 
 @given(st.data())
@@ -160,6 +175,19 @@ def test_what_is_no_table_is_refused() -> None:
     for arrays in ({"at_ms": None}, {"at_ms": np.zeros(0)}, {"levels": np.array(["a", "b", "c"])}):
         with pytest.raises(BlobError, match="does not decode"):
             decode_popularity(changed(**arrays))
+
+
+def test_a_table_of_another_format_is_refused() -> None:
+    for other in (None, np.array([1])):
+        with pytest.raises(BlobError, match="of another format; publish again"):
+            decode_popularity(changed(format=other))
+
+
+def test_the_pairs_of_one_context_lie_next_to_each_other() -> None:
+    items = np.array([3, 2**32 - 1, 1], np.uint32)
+    assert pair_keys(items, 0).tolist() == items.tolist()
+    assert pair_keys(items, 1).min() > pair_keys(items, 0).max()
+    assert pair_keys(items, np.array([2, 0, 1])).tolist() == [2 << 32 | 3, 2**32 - 1, 1 << 32 | 1]
 
 
 def test_counts_of_other_half_lives_are_refused() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,14 +13,20 @@ from hypothesis import strategies as st
 from service.contract import statistics
 from service.contract.features import BucketEncoder, FeatureEncoder, FeatureSpec, Side
 from service.contract.statistics import (
+    Counted,
     StatisticsEncoder,
     fade,
     level_of,
-    nothing_counted,
     statistics_features,
-    with_gaps,
 )
-from tests.support.slow_statistics import STATISTICS, level_and_statistic, statistics_of
+from tests.support.slow_statistics import (
+    RELATIVE_TOLERANCE,
+    STATISTICS,
+    counts_of,
+    dense,
+    level_and_statistic,
+    statistics_of,
+)
 
 LEVELS = ("any", "item_id", "product_type")
 SIDES = (Side.MATCH, Side.POPULARITY)
@@ -25,15 +34,27 @@ FEATURES = statistics_features(Side.MATCH, LEVELS)
 ONE = {level_and_statistic(feature)[1]: feature for feature in statistics_features(Side.MATCH, ("any",))}
 
 
-def value_of(name: str, value: float) -> np.ndarray:
-    """Return statistics (1, 1 level, STATISTICS) of which one is known."""
-    one = np.full((1, 1, len(STATISTICS)), np.nan)
-    one[0, 0, STATISTICS.index(name)] = value
-    return one
+@dataclass
+class Told:
+    """Pairs of a row and a level whose statistics are told: what an encoder reads of `Counted`."""
+
+    row: np.ndarray
+    level: np.ndarray
+    values: Mapping[str, np.ndarray]
+
+    def of(self, statistic: str) -> np.ndarray:
+        return self.values[statistic]
+
+
+def told(values: np.ndarray) -> Told:
+    """Return every row and level of statistics (N, levels, STATISTICS) as a pair."""
+    row, level = (places.ravel() for places in np.indices(values.shape[:2]))
+    return Told(row, level, {name: values[..., i].ravel() for i, name in enumerate(STATISTICS)})
 
 
 def id_of(name: str, value: float) -> int:
-    return int(StatisticsEncoder([ONE[name]]).encode(value_of(name, value))[0, 0])
+    one = Told(np.array([0]), np.array([0]), {name: np.array([value])})
+    return int(StatisticsEncoder([ONE[name]]).encode(one, rows_count=1)[0, 0])
 
 
 def test_the_statistics_are_those_that_a_definition_is_known_of() -> None:
@@ -80,9 +101,9 @@ def test_small_counts_have_an_id_each() -> None:
 
 
 def test_where_nothing_was_counted_the_count_is_0_and_the_rest_unknown() -> None:
-    expected = [np.nan if value is None else value for value in statistics_of(()).values()]
-    np.testing.assert_array_equal(nothing_counted(2, 3), np.tile(expected, (2, 3, 1)))
-    ids = StatisticsEncoder(FEATURES).nothing().tolist()
+    encoder = StatisticsEncoder(FEATURES)
+    ids = encoder.nothing().tolist()
+    assert encoder.encode(Counted.nothing(), rows_count=2).tolist() == [ids] * 2
     assert ids == [1 if level_and_statistic(f)[1] == "count" else 0 for f in FEATURES]
     assert StatisticsEncoder(()).nothing().tolist() == []
 
@@ -97,14 +118,33 @@ def test_an_encoder_gives_the_features_asked_for_in_their_order(data: st.DataObj
     asked = data.draw(st.lists(st.sampled_from(FEATURES), unique=True))
     encoder = StatisticsEncoder(asked)
     of_levels = values[:, [LEVELS.index(level) for level in encoder.levels]]
-    whole = StatisticsEncoder(FEATURES).encode(values)
-    assert encoder.encode(of_levels).tolist() == whole[:, [FEATURES.index(f) for f in asked]].tolist()
+    whole = StatisticsEncoder(FEATURES).encode(told(values), rows_count=4)
+    assert (
+        encoder.encode(told(of_levels), rows_count=4).tolist()
+        == whole[:, [FEATURES.index(f) for f in asked]].tolist()
+    )
     assert set(encoder.levels) == {level_of(feature) for feature in asked}
 
 
 def test_no_rows_have_no_ids() -> None:
-    assert StatisticsEncoder(FEATURES).encode(nothing_counted(0, 3)).shape == (0, len(FEATURES))
-    assert StatisticsEncoder(()).encode(nothing_counted(5, 0)).shape == (5, 0)
+    nothing = Counted.nothing()
+    assert StatisticsEncoder(FEATURES).encode(nothing, rows_count=0).shape == (0, len(FEATURES))
+    assert StatisticsEncoder(()).encode(nothing, rows_count=5).shape == (5, 0)
+
+
+def test_pairs_that_were_not_counted_are_as_nothing_and_others_do_not_see_them() -> None:
+    encoder = StatisticsEncoder(FEATURES)
+    values = np.arange(1.0, 1 + 4 * 3 * len(STATISTICS)).reshape(4, 3, len(STATISTICS))
+    whole, nothing = encoder.encode(told(values), rows_count=4), encoder.nothing()
+    some = told(values)
+    for one in range(12):
+        alone = Told(some.row[[one]], some.level[[one]], {k: v[[one]] for k, v in some.values.items()})
+        ids = encoder.encode(alone, rows_count=4)
+        for column, feature in enumerate(FEATURES):
+            of_level = LEVELS.index(level_of(feature)) == one % 3
+            for row in range(4):
+                expected = whole[row, column] if of_level and row == one // 3 else nothing[column]
+                assert ids[row, column] == expected
 
 
 def test_a_behavior_weighs_half_as_much_after_each_half_life() -> None:
@@ -121,12 +161,12 @@ def test_a_behavior_weighs_half_as_much_after_each_half_life() -> None:
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=6))
-def test_gap_and_due_are_those_of_the_definition(ages_s: list[int]) -> None:
-    expected = [np.nan if value is None else value for value in statistics_of(ages_s).values()]
-    made = np.array(expected)
-    made[STATISTICS.index("gap")] = made[STATISTICS.index("due")] = -7.0
-    with_gaps(made, np.array(max(ages_s) / 86_400))
-    np.testing.assert_allclose(made, expected, rtol=1e-9, atol=1e-9)
+def test_statistics_of_counts_are_those_of_the_definition(ages_s: list[int]) -> None:
+    counts = counts_of([(1, ages_s)])
+    pair = np.zeros(1, np.int64)
+    made = Counted(pair, pair, counts.count, counts.age_s, counts.oldest_s, counts.fading)
+    expected = [[[np.nan if value is None else value for value in statistics_of(ages_s).values()]]]
+    np.testing.assert_allclose(dense(made, 1, 1), expected, rtol=RELATIVE_TOLERANCE, atol=1e-9)
 
 
 def test_what_came_in_one_go_is_not_due_for_ever() -> None:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from service.contract.popularity import Popularity
-from tests.support.slow_statistics import STATISTICS, statistics_of
+from tests.support.slow_statistics import STATISTICS, dense, statistics_of
 from tests.support.synthetic_dataset import DAY_MS, END_DAYS, ITEMS_COUNT, START_MS, tiny_dataset
 from tests.unit.training.data.small_tables import DAY_MS as SMALL_DAY_MS
 from tests.unit.training.data.small_tables import small_tables, with_table
@@ -58,7 +58,7 @@ def check(dataset: Dataset, table: Popularity, cut_ms: int) -> None:
     for device in ("phone", "tv", "radio", None):
         rows = np.arange(0, ITEMS_COUNT + 1, 3, dtype=np.uint32)
         at_ms = cut_ms + 5_000_000
-        found = table.statistics(LEVELS, rows, {"device": device}, at_ms)
+        found = dense(table.counted(LEVELS, rows, {"device": device}, at_ms), len(rows), len(LEVELS))
         expected = [slow(dataset, cut_ms, int(row), device, at_ms) for row in rows]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-9)
 
@@ -103,7 +103,9 @@ def test_a_behavior_at_the_cut_is_not_counted_and_one_just_before_is(tmp_path: P
 
     def table(at_ms: int) -> dict[str, int]:
         level = counts.table_at(at_ms).levels["item_id"]
-        return {items[key >> 32]: int(count) for key, count in zip(level.keys, level.count, strict=True)}
+        return {
+            items[key & 0xFFFF_FFFF]: int(count) for key, count in zip(level.keys, level.count, strict=True)
+        }
 
     assert table(SMALL_DAY_MS) == {}
     assert table(SMALL_DAY_MS + 1) == table(2 * SMALL_DAY_MS) == {"jar": 2}
@@ -116,7 +118,7 @@ def test_a_behavior_has_the_context_of_its_visit_and_none_counts_for_the_item_al
     table = counts_of(dataset).table_at(30 * SMALL_DAY_MS)
     level = table.levels["device"]
     items = ["", *dataset.items["item_id"].to_list()]
-    found = [(items[key >> 32], level.values[key & 0xFFFF_FFFF]) for key in level.keys.tolist()]
+    found = [(items[key & 0xFFFF_FFFF], level.values[key >> 32]) for key in level.keys.tolist()]
     assert found == [("cup", "tv")] and level.count.tolist() == [1]
 
 
@@ -129,7 +131,8 @@ def test_without_behaviors_nothing_is_popular(tmp_path: Path) -> None:
     dataset = written(tmp_path, with_table(raw, "behaviors", raw.tables["behaviors"].clear()))
     table = counts_of(dataset).table_at(30 * SMALL_DAY_MS)
     assert [len(level.keys) for level in table.levels.values()] == [0, 0]
-    found = table.statistics(LEVELS, np.array([1], np.uint32), {"device": "tv"}, 31 * SMALL_DAY_MS)
+    counted = table.counted(LEVELS, np.array([1], np.uint32), {"device": "tv"}, 31 * SMALL_DAY_MS)
+    found = dense(counted, 1, len(LEVELS))
     assert found[0, :, STATISTICS.index("count")].tolist() == [0, 0]
 
 
