@@ -61,7 +61,7 @@ class _Cells:
         self.boundaries, self.told_apart = boundaries, False
         self.shift, self.least, self.most = _MANTISSA_BITS, 1.0, 1.0
         self.first, self.base, self.next = _EXPONENT_OF_1, np.zeros(1, np.int64), np.zeros(1)
-        if len(boundaries) == 0 or not (_LEAST <= boundaries[0] and boundaries[-1] <= _MOST):
+        if len(boundaries) == 0 or not (boundaries[0] >= _LEAST and boundaries[-1] <= _MOST):
             return
         for bits in range(_CELL_BITS_MAX + 1):
             shift = _MANTISSA_BITS - bits
