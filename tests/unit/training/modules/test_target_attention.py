@@ -371,7 +371,6 @@ def test_scores_far_from_zero_still_normalize(shift: float, dtype: torch.dtype) 
 @pytest.mark.parametrize("mass", [False, True])
 def test_served_form_equals_the_trained_one(keep: int | None, mass: bool) -> None:
     made, part = module(keep=keep, mass=mass), history()
-    served = made.served()
     close(as_served(made, part), made(TARGETS, part, one_visit(4)), atol=1e-13)
     none = changed(part, size=torch.zeros_like(part.size))
     for length in (1, 9):
