@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper, save_model
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from service.contract import artefact, served_inputs
 from service.contract.catalogue import Catalogue, CatalogueRef, write_catalogue
@@ -35,7 +35,10 @@ from service.contract.features import (
 from service.contract.golden import GoldenCandidate, GoldenRequest, write_golden
 from service.contract.history import Behaviors, Snapshot, encode_snapshot
 from service.contract.manifest import Manifest, Parity, TaskSpec
+from service.contract.served_inputs import rows_by_catalogue_id
 from tests.support.slow_statistics import popularity_of
+from training.export.onnx_file import write_by_domain
+from training.export.served_scorer import DOMAIN, ItemTableContent
 
 AT_MS = 1_700_000_000_000
 """A Tuesday, 22:13:20 UTC: the requests of these tests are at this moment unless told."""
@@ -57,7 +60,7 @@ CATALOGUE = "shop"
 
 @dataclass(frozen=True)
 class Item:
-    """What an item adds to the logits. `x` and `y` are its two embedding dimensions."""
+    """What an item adds to the logits. `x` is what histories read of it as a cluster's medoid, `y` as a recent."""
 
     shared: float
     by_domain: Mapping[str, float]
@@ -164,18 +167,21 @@ class KnownModel:
         rows = [self.cold, *self.items.values()]
         ids = np.array([0, *catalogue.ids_of(self.items)], np.uint32)
         assert ids[1:].all(), "a model's items are in its catalogue"
-        tables = {
-            artefact.ITEM_CATALOGUE_IDS_FILE: ids,
-            artefact.ITEM_SHARED_FILE: np.array([[row.shared] for row in rows], np.float32),
-            artefact.ITEM_BY_DOMAIN_FILE: np.array(
+        tables = ItemTableContent(
+            shared=np.array([[row.shared] for row in rows], np.float32),
+            by_domain=np.array(
                 [[[row.by_domain[domain]] for row in rows] for domain in self.domain_effects], np.float32
             ),
-            artefact.ITEM_EMBEDDING_FILE: np.array([[row.x, row.y] for row in rows], np.float32),
-            artefact.ITEM_MATCH_KEYS_FILE: np.arange(len(rows), dtype=np.int32)[:, None],
-        }
-        for name, table in tables.items():
+            history={
+                "clusters": np.array([[row.x] for row in rows], np.float32),
+                "recents": np.array([[row.y] for row in rows], np.float32),
+            },
+            match_keys=np.arange(len(rows), dtype=np.int32)[:, None],
+        )
+        np.save(folder / artefact.ITEM_ROWS_FILE, rows_by_catalogue_id(ids))
+        for name, table in tables.files().items():
             np.save(folder / name, table)
-        _write_graph(folder / artefact.SCORER_FILE, self)
+        write_by_domain(folder, _graph(self), tuple(self.domain_effects))
         write_golden(folder, self._golden())
         return artefact.seal_artefact(folder, self._manifest(catalogue.ref(), len(rows)))
 
@@ -235,7 +241,7 @@ class KnownModel:
             item_features=(),
             history={"singletons_max": 512, "recents_max": 50},  # type: ignore[arg-type]
             items_count=items_count,
-            graph_inputs=tuple(_INPUTS),
+            graph_inputs=tuple(name for name in _INPUTS if name != DOMAIN),
             parity=Parity(rows_count=1, logit_difference_max=0.0, logit_difference_limit=1e-4),
             metrics=(),
             files={},
@@ -272,16 +278,16 @@ def _sigmoid(logit: float) -> float:
 
 _F, _I = TensorProto.FLOAT, TensorProto.INT64
 _INPUTS: dict[str, tuple[int, list[str | int]]] = {
-    served_inputs.DOMAIN: (_I, [1]),
+    DOMAIN: (_I, [1]),
     served_inputs.USER_IDS: (_I, [1, 4]),
     served_inputs.CANDIDATE_IDS: (_I, ["N", 4]),
     served_inputs.ITEM_SHARED: (_F, ["N", 1]),
     served_inputs.ITEM_BY_DOMAIN: (_F, ["N", 1]),
-    served_inputs.CLUSTER_ITEM: (_F, ["C", 2]),
+    served_inputs.CLUSTER_ITEM: (_F, ["C", 1]),
     served_inputs.CLUSTER_SIZE: (_F, ["C"]),
     served_inputs.CLUSTER_AGE: (_I, ["C"]),
     served_inputs.CLUSTER_STRENGTH: (_I, ["C"]),
-    served_inputs.RECENT_ITEM: (_F, ["S", 2]),
+    served_inputs.RECENT_ITEM: (_F, ["S", 1]),
     served_inputs.RECENT_SIZE: (_F, ["S"]),
     served_inputs.RECENT_AGE: (_I, ["S"]),
     served_inputs.RECENT_STRENGTH: (_I, ["S"]),
@@ -310,22 +316,23 @@ def _effects(values: Mapping[str, float]) -> list[float]:
     return [0.0, *values.values()]
 
 
-def _write_graph(path: Path, model: KnownModel) -> None:
+def _graph(model: KnownModel) -> ModelProto:
+    """Return the graph of all domains."""
     g = _Graph()
 
     def column(ids: str, index: int, effects: Sequence[float]) -> str:  # (1 or N,)
         picked = g("Gather", ids, g.constant(index, np.int64), axis=1)
         return g("Gather", g.constant(effects), picked)
 
-    def history(names: tuple[str, str, str, str], index: int, weights: tuple[float, float, float]) -> str:
-        item, size, age, strength = names
-        each = g("Mul", g("Gather", item, g.constant(index, np.int64), axis=1), g.constant(weights[0]))
+    def history(part: str, weights: tuple[float, float, float]) -> str:
+        item, size, age, strength = served_inputs.PARTS[part]
+        each = g("Mul", g("Squeeze", item, g.constant([1], np.int64)), g.constant(weights[0]))
         for ids, weight in ((age, weights[1]), (strength, weights[2])):
             each = g("Add", each, g("Mul", g("Cast", ids, to=_F), g.constant(weight)))
         return g("ReduceSum", g("Mul", each, size), keepdims=0)
 
     hours = [0.0, *(model.hour_effect * hour for hour in range(24))]
-    request = g("Gather", g.constant(list(model.domain_effects.values())), served_inputs.DOMAIN)  # (1,)
+    request = g("Gather", g.constant(list(model.domain_effects.values())), DOMAIN)  # (1,)
     tables = (
         _effects(model.user_effects),
         _effects(model.loyalty_effects),
@@ -334,20 +341,8 @@ def _write_graph(path: Path, model: KnownModel) -> None:
     )
     for index, effects in enumerate(tables):
         request = g("Add", request, column(served_inputs.USER_IDS, index, effects))
-    clusters = (
-        served_inputs.CLUSTER_ITEM,
-        served_inputs.CLUSTER_SIZE,
-        served_inputs.CLUSTER_AGE,
-        served_inputs.CLUSTER_STRENGTH,
-    )
-    recents = (
-        served_inputs.RECENT_ITEM,
-        served_inputs.RECENT_SIZE,
-        served_inputs.RECENT_AGE,
-        served_inputs.RECENT_STRENGTH,
-    )
-    request = g("Add", request, history(clusters, 0, (0.05, 0.001, 0.002)))
-    request = g("Add", request, history(recents, 1, (0.03, 0.0005, 0.0003)))
+    request = g("Add", request, history("clusters", (0.05, 0.001, 0.002)))
+    request = g("Add", request, history("recents", (0.03, 0.0005, 0.0003)))
     own = column(served_inputs.CANDIDATE_IDS, 0, _effects(model.location_effects))  # (N,)
     counted = (model.match_effect, model.popularity_effect, model.store_popularity_effect)
     for index, effect in enumerate(counted, start=1):  # ids: unknown, none, once or twice, more often
@@ -376,4 +371,4 @@ def _write_graph(path: Path, model: KnownModel) -> None:
         ],
         g.constants,
     )
-    save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

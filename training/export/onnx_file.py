@@ -84,6 +84,7 @@ def write_by_domain(folder: Path, graph: onnx.ModelProto, domains: Sequence[str]
     """
     weights = folder / SCORER_WEIGHTS_FILE
     weights.parent.mkdir(parents=True)
+    weights.touch()  # there also where all weights are small
     convert_model_to_external_data(graph, location=weights.name, size_threshold=EXTERNAL_BYTES_MIN)
     base = weights.with_suffix(".base")
     onnx.save(graph, str(base))

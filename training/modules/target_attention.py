@@ -143,8 +143,7 @@ class ServedTargetAttention(ServedInterest):
 
     What a cluster adds to all scores is one more column of its keys, which a 1 in every query meets; so that scores
     are one product, and what follows one softmax and another product. `mass` needs the sum that softmax divides by:
-    the mean key goes in as one more cluster, of value 0, whose score and share tell it. By Jensen's inequality that
-    share is never above a half, and where no cluster is, it is 1: what is mixed is then 0, and so is the mass.
+    the highest score and its share tell it, however far apart the scores are.
     """
 
     crossed: Tensor
@@ -182,29 +181,16 @@ class ServedTargetAttention(ServedInterest):
         # Padding has no share, unless there is nothing else; then its value must be 0.
         values = ((values + crossed[:, self.heads :]) * held.amax(0)).unflatten(-1, by_head)
         queries = columns.unflatten(-1, (self.heads, self.head_width + 1)).transpose(0, 1)  # (A, N, .)
+        scores = torch.matmul(queries, keys.permute(1, 2, 0))  # (A, N, L)
         if self.keep is not None:
-            scores = torch.matmul(queries, keys.permute(1, 2, 0))[None]
-            kept = kept_by_search(scores, self.keep) & (size > 0)[None, None, None, :]
-            mixed, mass = mix(scores, values[None], kept)
-            return self._out(mixed[0], mass[0])
-        if not self.mass:
-            shares = torch.softmax(torch.matmul(queries, keys.permute(1, 2, 0)), dim=-1)  # (A, N, L)
-            return self._out(torch.matmul(shares, values.transpose(0, 1)).transpose(0, 1).flatten(1), None)
-        mean = (keys * held[:, None, None]).sum(0, keepdim=True) / held.sum().clamp(min=1.0)
-        keys = torch.cat([keys, mean])
-        values = torch.cat([values, torch.zeros_like(values[:1])])
-        scores = torch.matmul(queries, keys.permute(1, 2, 0))  # (A, N, L + 1)
-        shares = torch.softmax(scores, dim=-1)
-        others = (1.0 - shares[..., -1:]).clamp(min=TINY)  # (A, N, 1)
-        mixed = torch.matmul(shares, values.transpose(0, 1)) / others
-        total = scores[..., -1:] + torch.log(others) - torch.log(shares[..., -1:].clamp(min=TINY))
-        mass = softplus(total)[..., 0]
-        return self._out(mixed.transpose(0, 1).flatten(1), mass.transpose(0, 1))
-
-    def _out(self, mixed: Tensor, mass: Tensor | None) -> Tensor:
-        """Return (N, out_width) of what the heads mixed (N, A * head_width) and their masses (N, A)."""
+            kept = kept_by_search(scores[None], self.keep) & (size > 0)
+            mixed, mass = (of_one[0] for of_one in mix(scores[None], values[None], kept))
+        else:
+            shares = torch.softmax(scores, dim=-1)
+            mixed = torch.matmul(shares, values.transpose(0, 1)).transpose(0, 1).flatten(1)
+            mass = softplus(scores.amax(-1) - torch.log(shares.amax(-1))).transpose(0, 1)
         out: Tensor = self.output(mixed)
-        return torch.cat([out, mass], dim=-1) if self.mass and mass is not None else out
+        return torch.cat([out, mass], dim=-1) if self.mass else out
 
 
 def attend(

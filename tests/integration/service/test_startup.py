@@ -62,7 +62,7 @@ DAMAGE: dict[str, tuple[Callable[[KnownRegistry], object], str]] = {
     "no model": (lambda r: shutil.rmtree(model_folder(r.folder, "pepnet")), "no model 'pepnet'"),
     "version gone": (lambda r: shutil.rmtree(folder_of(r, "star")), "no readable manifest.json"),
     "torn manifest": (
-        lambda r: (folder_of(r, "star") / "manifest.json").write_text('{"format_version": 1, "na'),
+        lambda r: (folder_of(r, "star") / "manifest.json").write_text('{"format_version": 2, "na'),
         "manifest.json",
     ),
     "altered manifest": (
@@ -71,9 +71,24 @@ DAMAGE: dict[str, tuple[Callable[[KnownRegistry], object], str]] = {
         ),
         "was altered",
     ),
-    "altered graph": (lambda r: flip_a_byte(folder_of(r, "star") / "scorer.onnx"), "scorer.onnx"),
+    "manifest of an older format": (
+        lambda r: (folder_of(r, "star") / "manifest.json").write_text(
+            (folder_of(r, "star") / "manifest.json")
+            .read_text()
+            .replace('"format_version": 2', '"format_version": 1')
+        ),
+        "this service reads format 2",
+    ),
+    "altered graph": (
+        lambda r: flip_a_byte(folder_of(r, "star") / "scorer/mailer.onnx"),
+        "scorer/mailer.onnx",
+    ),
+    "weights gone": (lambda r: (folder_of(r, "star") / "scorer/weights.bin").unlink(), "weights.bin"),
     "altered table": (lambda r: flip_a_byte(folder_of(r, "star") / "items/shared.npy"), "items/shared.npy"),
-    "table gone": (lambda r: (folder_of(r, "star") / "items/embedding.npy").unlink(), "embedding.npy"),
+    "table gone": (
+        lambda r: (folder_of(r, "star") / "items/history_recents.npy").unlink(),
+        "history_recents.npy",
+    ),
     "pointer into nothing": (
         lambda r: (model_folder(r.folder, "star") / "current").write_text("../../etc"),
         "names no version",
@@ -117,7 +132,14 @@ async def reseal(registry: KnownRegistry, change: Callable[[Path], object], tmp_
 
 
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
-    "graph is no ONNX": (lambda w: (w / "scorer.onnx").write_bytes(b"not a graph"), "does not load it"),
+    "graph is no ONNX": (
+        lambda w: (w / "scorer/display.onnx").write_bytes(b"not a graph"),
+        "display.onnx: ONNX Runtime",
+    ),
+    "graph of another domain": (
+        lambda w: (w / "scorer/display.onnx").write_bytes((w / "scorer/mailer.onnx").read_bytes()),
+        "golden request 1",
+    ),
     "golden of other answers": (
         lambda w: (w / "golden.json").write_text(
             (w / "golden.json").read_text().replace('"item_id":"apple"', '"item_id":"corn"')

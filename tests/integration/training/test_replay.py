@@ -20,7 +20,7 @@ import numpy as np
 import orjson
 import polars as pl
 import pytest
-from onnx import TensorProto, helper, save_model
+from onnx import TensorProto, helper
 
 from service.app import create_app
 from service.contract import artefact, served_inputs
@@ -46,7 +46,9 @@ from training.data.dataset import Dataset
 from training.data.encoded import EncodedData, behaviors_by_user, encode_dataset, history_of, item_rows
 from training.data.popularity import PopularityCounts, popularity_levels
 from training.data.vocabulary import build_features
+from training.export.onnx_file import write_by_domain
 from training.export.raw_requests import with_catalogue_ids
+from training.export.served_scorer import ItemTableContent
 from training.history.options import SnapshotOptions
 from training.history.snapshots import make_snapshots
 from training.stages.prepare import run as prepare
@@ -123,19 +125,23 @@ def year_of(dataset: Dataset, *, limits: HistoryLimits, before_end_days: int) ->
 def write_registry(year: Year, folder: Path) -> Path:
     """Write a registry whose one model has the dataset's features and a graph that reads next to nothing.
 
-    An item's embedding is its row, so that the tensors say which items they were gathered for.
+    All that is stored of an item is its row, so that the tensors say which items they were gathered for.
     """
     registry, work = folder / "registry", folder / "work"
     (work / "items").mkdir(parents=True)
     rows_count, domains = len(year.catalogue_ids), year.dataset.spec.domains
     rows = np.arange(rows_count, dtype=np.float32)[:, None]
-    np.save(work / artefact.ITEM_CATALOGUE_IDS_FILE, year.catalogue_ids)
-    np.save(work / artefact.ITEM_SHARED_FILE, rows)
-    np.save(work / artefact.ITEM_BY_DOMAIN_FILE, np.stack([rows * 0 + i for i in range(len(domains))]))
-    np.save(work / artefact.ITEM_EMBEDDING_FILE, rows)
     match = StatisticsEncoder([f for f in year.features if f.side is Side.MATCH])
     item_features = [f.name for f in year.features if f.side is Side.ITEM]
-    np.save(work / artefact.ITEM_MATCH_KEYS_FILE, match_keys(match.levels, year.data.item_ids, item_features))
+    tables = ItemTableContent(
+        shared=rows,
+        by_domain=np.stack([rows * 0 + i for i in range(len(domains))]),
+        history=dict.fromkeys(served_inputs.PARTS, rows),
+        match_keys=match_keys(match.levels, year.data.item_ids, item_features),
+    )
+    np.save(work / artefact.ITEM_ROWS_FILE, served_inputs.rows_by_catalogue_id(year.catalogue_ids))
+    for name, table in tables.files().items():
+        np.save(work / name, table)
     graph = helper.make_graph(
         [helper.make_node("Sigmoid", [served_inputs.ITEM_SHARED], [served_inputs.PROBABILITY])],
         "replay",
@@ -143,7 +149,7 @@ def write_registry(year: Year, folder: Path) -> Path:
         [helper.make_tensor_value_info(served_inputs.PROBABILITY, TensorProto.FLOAT, ["N", 1])],
     )
     opsets = [helper.make_opsetid("", 17)]
-    save_model(helper.make_model(graph, opset_imports=opsets, ir_version=8), work / artefact.SCORER_FILE)
+    write_by_domain(work, helper.make_model(graph, opset_imports=opsets, ir_version=8), domains)
     write_golden(work, [])
     manifest = artefact.seal_artefact(
         work,

@@ -10,7 +10,7 @@ import torch
 
 from service.contract import served_inputs as names
 from service.contract.history import HistoryLimits
-from tests.suites.models.built import SMALL, TASKS, Choice, build, feeds_of, furthest
+from tests.suites.models.built import SMALL, TASKS, Choice, build, furthest
 from tests.suites.models.test_every_export import export
 from tests.support.synthetic_encoded import tiny_encoded
 from tests.unit.training.calibration.rows import rows_at_their_rates, together
@@ -105,13 +105,9 @@ def test_the_served_graph_is_calibrated_as_the_model_is(
     domain = torch.from_numpy(data.domain[data.row_request[data.rows_of(visits)]])
     np.testing.assert_array_equal(after, model.calibration(torch.from_numpy(before), domain).numpy())
     assert np.abs(after - before).max() > 0.5
-    exported = export(model, data, tmp_path / "scorer.onnx")
+    exported = export(model, data, tmp_path)
     cases = draw_cases(data, rows_min=1, rng=np.random.default_rng(0))
-    worst = furthest(
-        (exported.run(feeds_of(data, exported.tables, case)), reference_logits(model, data, case))
-        for case in cases
-    )
+    worst = furthest((exported.run(data, case), reference_logits(model, data, case)) for case in cases)
     assert worst <= LOGIT_DIFFERENCE_LIMIT
-    feeds = feeds_of(data, exported.tables, cases[0])
-    p = exported.run(feeds, names.PROBABILITY)
-    np.testing.assert_allclose(p, probabilities(exported.run(feeds), TASKS), atol=1e-6)
+    p = exported.run(data, cases[0], names.PROBABILITY)
+    np.testing.assert_allclose(p, probabilities(exported.run(data, cases[0]), TASKS), atol=1e-6)

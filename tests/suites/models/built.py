@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from service.contract.history import F32, History
 from service.contract.manifest import TaskSpec
-from service.contract.served_inputs import Feeds, ItemTables, assemble
+from service.contract.served_inputs import Feeds, ItemTables, assemble, rows_by_catalogue_id
 from tests.support.synthetic_dataset import DOMAINS
 from training.config import ModelConfig
 from training.data.encoded import EncodedData
 from training.export.raw_requests import Case
-from training.export.served_scorer import ItemTableContent
+from training.export.served_scorer import DOMAIN, INPUT_NAMES, ItemTableContent
 from training.fit import batch_builder
 from training.model import CtrModel
 from training.modules.split import HistoryPart, RowLayout
@@ -174,8 +174,8 @@ def build(choice: Choice, data: EncodedData) -> CtrModel:
 
 def item_tables(content: ItemTableContent) -> ItemTables:
     """Return an artefact's tables in memory; an item's catalogue id is its row."""
-    rows = np.arange(len(content.embedding))
-    return ItemTables(rows, content.shared, content.by_domain, content.embedding, content.match_keys)
+    rows = rows_by_catalogue_id(np.arange(len(content.shared), dtype=np.uint32))
+    return ItemTables(rows, content.shared, content.by_domain, content.history, content.match_keys)
 
 
 def feeds_of(data: EncodedData, tables: ItemTables, case: Case) -> Feeds:
@@ -209,8 +209,11 @@ def feeds_of(data: EncodedData, tables: ItemTables, case: Case) -> Feeds:
     )
 
 
-def tensors(feeds: Feeds) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feeds.items()}
+def graph_inputs(data: EncodedData, tables: ItemTables, case: Case) -> dict[str, Tensor]:
+    """Return what `ServedScorer` is called with: all feeds, nothing for a part that no module reads, and the domain."""
+    feeds = {**feeds_of(data, tables, case), DOMAIN: data.domain[[case.request]].astype(np.int64)}
+    none = np.zeros(0, np.float32)
+    return {name: torch.from_numpy(np.ascontiguousarray(feeds.get(name, none))) for name in INPUT_NAMES}
 
 
 def furthest(pairs: Iterator[tuple[F32, F32]]) -> float:

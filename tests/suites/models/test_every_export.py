@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,10 @@ import onnxruntime
 import pytest
 
 from service.contract import served_inputs as names
+from service.contract.artefact import SCORER_WEIGHTS_FILE, scorer_file
 from service.contract.features import Side
 from service.contract.history import F32
-from service.contract.served_inputs import Feeds, ItemTables
+from service.contract.served_inputs import ItemTables
 from tests.suites.models.built import (
     TASKS,
     Choice,
@@ -26,7 +29,7 @@ from training.data.encoded import COUNTED_SIDES, EncodedData
 from training.export.onnx_file import write_onnx
 from training.export.parity import reference_logits
 from training.export.raw_requests import Case
-from training.export.served_scorer import INPUT_NAMES, ServedScorer
+from training.export.served_scorer import DOMAIN, INPUT_NAMES, ServedScorer
 from training.fit import probabilities
 from training.model import CtrModel
 
@@ -37,15 +40,19 @@ or item is off by whole units. Trained models pass the gate's limit in `tests/su
 
 @dataclass(frozen=True)
 class Exported:
-    """A trained model and its graph in ONNX Runtime."""
+    """A trained model and its graphs in ONNX Runtime, by domain."""
 
     model: CtrModel
     tables: ItemTables
+    folder: Path
     inputs: tuple[str, ...]
-    session: onnxruntime.InferenceSession
+    sessions: Mapping[str, onnxruntime.InferenceSession]
 
-    def run(self, feeds: Feeds, output: str = names.LOGIT) -> F32:
-        out: F32 = self.session.run([output], {name: feeds[name] for name in self.inputs})[0]
+    def run(self, data: EncodedData, case: Case, output: str = names.LOGIT) -> F32:
+        """Return an output of the graph of the case's domain."""
+        feeds = feeds_of(data, self.tables, case)
+        session = self.sessions[data.domains[int(data.domain[case.request])]]
+        out: F32 = session.run([output], {name: feeds[name] for name in self.inputs})[0]
         return out
 
 
@@ -54,40 +61,67 @@ def exported(
     request: pytest.FixtureRequest, data: EncodedData, tmp_path_factory: pytest.TempPathFactory
 ) -> Exported:
     choice: Choice = request.param
-    return export(build(choice, data), data, tmp_path_factory.mktemp("graph") / "scorer.onnx")
+    return export(build(choice, data), data, tmp_path_factory.mktemp("graph"))
 
 
-def export(model: CtrModel, data: EncodedData, path: Path) -> Exported:
-    scorer = ServedScorer(model, TASKS, 3).eval()
+def export(model: CtrModel, data: EncodedData, folder: Path) -> Exported:
+    scorer = ServedScorer(model, TASKS, len(data.domains)).eval()
     content = scorer.item_tables(model, data.features)
     inputs = write_onnx(
-        path,
+        folder,
         scorer,
         content,
+        domains=data.domains,
         user_features=sum(f.side in (Side.USER, Side.CONTEXT) for f in data.features),
         candidate_features=sum(f.side in (Side.CANDIDATE, *COUNTED_SIDES) for f in data.features),
     )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return Exported(model, item_tables(content), inputs, session)
+    sessions = {
+        domain: onnxruntime.InferenceSession(
+            folder / scorer_file(domain), options, providers=["CPUExecutionProvider"]
+        )
+        for domain in data.domains
+    }
+    return Exported(model, item_tables(content), folder, inputs, sessions)
 
 
 def test_logits_equal_the_training_graphs(exported: Exported, data: EncodedData, cases: list[Case]) -> None:
     worst = furthest(
-        (exported.run(feeds_of(data, exported.tables, case)), reference_logits(exported.model, data, case))
-        for case in cases
+        (exported.run(data, case), reference_logits(exported.model, data, case)) for case in cases
     )
     assert worst <= STIRRED_LIMIT
+
+
+def test_a_domain_has_a_graph_of_its_own(exported: Exported, data: EncodedData, cases: list[Case]) -> None:
+    """The same requests, as if they were made in each domain in turn."""
+    few = [case for case in cases if len(case.rows) == 7]
+    elsewhere = [
+        replace(data, domain=np.full_like(data.domain, number)) for number in range(len(data.domains))
+    ]
+    found = [[exported.run(there, case) for case in few] for there in elsewhere]
+    for logits, there in zip(found, elsewhere, strict=True):
+        expected = [reference_logits(exported.model, there, case) for case in few]
+        assert furthest(iter(zip(logits, expected, strict=True))) <= STIRRED_LIMIT
+    for one, other in combinations(found, 2):
+        assert furthest(iter(zip(one, other, strict=True))) > 10 * STIRRED_LIMIT
+
+
+def test_weights_are_written_once_for_all_domains(exported: Exported, data: EncodedData) -> None:
+    weights = exported.folder / SCORER_WEIGHTS_FILE
+    graphs = [exported.folder / scorer_file(domain) for domain in data.domains]
+    assert sorted(weights.parent.iterdir()) == sorted([weights, *graphs])
+    assert max(graph.stat().st_size for graph in graphs) - min(graph.stat().st_size for graph in graphs) <= 1
+    assert weights.stat().st_mode & 0o777 == 0o644
 
 
 def test_a_score_does_not_change_with_the_other_candidates(
     exported: Exported, data: EncodedData, cases: list[Case]
 ) -> None:
     case = max(cases, key=lambda c: (len(c.rows), c.request))
-    together = exported.run(feeds_of(data, exported.tables, case))
+    together = exported.run(data, case)
     for chosen in ([0], [99], [5, 3], list(range(99, 40, -1))):
-        alone = exported.run(feeds_of(data, exported.tables, Case(case.request, case.rows[chosen])))
+        alone = exported.run(data, Case(case.request, case.rows[chosen]))
         np.testing.assert_allclose(alone, together[chosen], atol=STIRRED_LIMIT, rtol=0)
 
 
@@ -95,8 +129,7 @@ def test_a_given_tasks_probability_is_the_product(
     exported: Exported, data: EncodedData, cases: list[Case]
 ) -> None:
     for case in cases:
-        feeds = feeds_of(data, exported.tables, case)
-        logit, p = exported.run(feeds), exported.run(feeds, names.PROBABILITY)
+        logit, p = exported.run(data, case), exported.run(data, case, names.PROBABILITY)
         click = 1 / (1 + np.exp(-logit[:, 0].astype(np.float64)))
         np.testing.assert_allclose(p[:, 0], click, atol=1e-6)
         np.testing.assert_allclose(p[:, 1], click / (1 + np.exp(-logit[:, 1].astype(np.float64))), atol=1e-6)
@@ -105,5 +138,7 @@ def test_a_given_tasks_probability_is_the_product(
 
 
 def test_inputs_are_the_contracts(exported: Exported) -> None:
-    assert set(exported.inputs) <= set(INPUT_NAMES)
-    assert {names.DOMAIN, names.USER_IDS, names.CANDIDATE_IDS, names.ITEM_SHARED} <= set(exported.inputs)
+    assert set(exported.inputs) <= set(INPUT_NAMES) - {DOMAIN}
+    assert {names.USER_IDS, names.CANDIDATE_IDS, names.ITEM_SHARED} <= set(exported.inputs)
+    for session in exported.sessions.values():
+        assert tuple(node.name for node in session.get_inputs()) == exported.inputs

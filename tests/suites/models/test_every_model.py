@@ -13,10 +13,9 @@ from tests.suites.models.built import (
     Choice,
     build,
     every_choice,
-    feeds_of,
     furthest,
+    graph_inputs,
     item_tables,
-    tensors,
 )
 from training.config import ModelConfig
 from training.data.encoded import EncodedData
@@ -74,7 +73,7 @@ def test_served_modules_score_as_they_were_trained(
         with torch.inference_mode():
             worst = furthest(
                 (
-                    scorer(**tensors(feeds_of(data, tables, case)))[0].numpy(),
+                    scorer(**graph_inputs(data, tables, case))[0].numpy(),
                     reference_logits(model, data, case),
                 )
                 for case in cases

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from service.contract.history import F32, HistoryLimits
-from tests.suites.models.built import SMALL, TASKS, feeds_of, furthest
+from tests.suites.models.built import SMALL, TASKS, furthest
 from tests.suites.models.test_every_export import Exported, export
 from tests.support.synthetic_encoded import tiny_encoded
 from training.config import ModelConfig, PresentationConfig
@@ -77,7 +76,7 @@ def cases(whole: EncodedData) -> list[Case]:
 
 @pytest.fixture(scope="module")
 def exported(presented: Presented, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return export(presented.model, presented.data, Path(tmp_path_factory.mktemp("graph")) / "scorer.onnx")
+    return export(presented.model, presented.data, tmp_path_factory.mktemp("graph"))
 
 
 def elsewhere(data: EncodedData) -> EncodedData:
@@ -106,7 +105,7 @@ def test_the_served_graph_scores_as_the_model_is_evaluated(
     for data in (presented.data, elsewhere(presented.data)):
         worst = furthest(
             (
-                exported.run(feeds_of(data, exported.tables, case)),
+                exported.run(data, case),
                 reference_logits(presented.model, data, case),
             )
             for case in cases
@@ -119,8 +118,8 @@ def test_the_served_graph_reads_the_place_of_a_feature_only(
 ) -> None:
     same = [
         np.array_equal(
-            exported.run(feeds_of(presented.data, exported.tables, case)),
-            exported.run(feeds_of(elsewhere(presented.data), exported.tables, case)),
+            exported.run(presented.data, case),
+            exported.run(elsewhere(presented.data), case),
         )
         for case in cases
     ]

@@ -42,7 +42,7 @@ STAR_TWICE_AND_ANOTHER = [
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     config = ModelConfig.model_validate({"backbone": "mlp", "interests": ["mean_pooling"]})
-    return serve(config, tmp_path_factory.mktemp("graph") / "scorer.onnx")
+    return serve(config, tmp_path_factory.mktemp("graph"))
 
 
 def test_all_backbones_and_interest_modules_are_measured_and_star_twice():

@@ -40,16 +40,16 @@ def manifest(name: str = "star") -> Manifest:
         item_features=("brand",),
         history=HistoryLimits(),
         items_count=3,
-        graph_inputs=("domain",),
+        graph_inputs=("user_ids",),
         parity=Parity(rows_count=10, logit_difference_max=0.0, logit_difference_limit=1e-4),
         metrics=(),
         files={},
     )
 
 
-def make_artefact(folder: Path, scorer: bytes, name: str = "star") -> Manifest:
-    """Write a sealed artefact whose scorer is these bytes, and return its manifest."""
-    (folder / "items").mkdir(parents=True)
-    (folder / "scorer.onnx").write_bytes(scorer)
-    (folder / "items" / "shared.npy").write_bytes(b"rows of " + scorer)
+def make_artefact(folder: Path, weights: bytes, name: str = "star") -> Manifest:
+    """Write a sealed artefact whose weights are these bytes, and return its manifest."""
+    for file, body in (("scorer/weights.bin", weights), ("items/shared.npy", b"rows of " + weights)):
+        (folder / file).parent.mkdir(parents=True)
+        (folder / file).write_bytes(body)
     return seal_artefact(folder, manifest(name))

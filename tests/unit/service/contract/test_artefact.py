@@ -25,7 +25,7 @@ from service.contract.errors import ArtefactError
 from tests.unit.service.contract.crashes import Crash, process
 from tests.unit.service.contract.made import make_artefact, manifest
 
-FILES = ("scorer.onnx", "items/shared.npy")
+FILES = ("scorer/weights.bin", "items/shared.npy")
 
 
 def publish(registry: Path, source: Path) -> str:
@@ -35,10 +35,10 @@ def publish(registry: Path, source: Path) -> str:
 
 
 def in_force(registry: Path) -> bytes:
-    """Return the scorer of the verified artefact that is in force."""
+    """Return the weights of the verified artefact that is in force."""
     folder = model_folder(registry, "star") / current_version(registry, "star")
     read_artefact(folder)
-    return (folder / "scorer.onnx").read_bytes()
+    return (folder / "scorer/weights.bin").read_bytes()
 
 
 def test_sealed_artefact_is_read_back(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_damaged_file_is_refused_by_name(tmp_path: Path, name: str, damage: str)
 def test_torn_manifest_is_refused(tmp_path: Path, body: bytes) -> None:
     make_artefact(tmp_path / "a", b"one")
     (tmp_path / "a" / MANIFEST_FILE).write_bytes(body)
-    with pytest.raises(ArtefactError, match=r"manifest\.json: .*this service reads format 1"):
+    with pytest.raises(ArtefactError, match=r"manifest\.json: .*this service reads format 2"):
         read_artefact(tmp_path / "a")
 
 
@@ -87,7 +87,7 @@ def test_torn_manifest_is_refused(tmp_path: Path, body: bytes) -> None:
     [
         ({"backbone": "pepnet"}, "was altered"),
         ({"version": "0" * 12}, "was altered"),
-        ({"format_version": 2}, "format_version: .*this service reads format 1"),
+        ({"format_version": 1}, "format_version: .*this service reads format 2"),
         ({"surprise": 1}, "surprise"),
         ({"name": "../star"}, "name"),
     ],
@@ -123,14 +123,14 @@ def test_installing_again_mends_a_damaged_copy(tmp_path: Path) -> None:
     make_artefact(tmp_path / "a", b"one")
     registry = tmp_path / "registry"
     version = publish(registry, tmp_path / "a")
-    (model_folder(registry, "star") / version / "scorer.onnx").write_bytes(b"on")
+    (model_folder(registry, "star") / version / "scorer/weights.bin").write_bytes(b"on")
     publish(registry, tmp_path / "a")
     assert in_force(registry) == b"one"
 
 
 def test_damaged_artefact_is_not_installed(tmp_path: Path) -> None:
     make_artefact(tmp_path / "a", b"one")
-    (tmp_path / "a" / "scorer.onnx").unlink()
+    (tmp_path / "a" / "scorer/weights.bin").unlink()
     with pytest.raises(ArtefactError):
         install_artefact(tmp_path / "registry", tmp_path / "a")
     assert not (tmp_path / "registry").exists()
@@ -216,7 +216,7 @@ def test_crash_while_mending_never_leaves_half_a_version(tmp_path: Path) -> None
 
     def damaged(registry: Path) -> None:
         version = install_artefact(registry, tmp_path / "a").version
-        (model_folder(registry, "star") / version / "scorer.onnx").write_bytes(b"on")
+        (model_folder(registry, "star") / version / "scorer/weights.bin").write_bytes(b"on")
 
     def check(registry: Path) -> None:
         publish(registry, tmp_path / "a")
@@ -229,8 +229,8 @@ def test_crash_while_mending_never_leaves_half_a_version(tmp_path: Path) -> None
 
 def test_crash_while_sealing_leaves_no_artefact_or_a_whole_one(tmp_path: Path) -> None:
     def prepare(folder: Path) -> None:
-        folder.mkdir()
-        (folder / "scorer.onnx").write_bytes(b"one")
+        (folder / "scorer").mkdir(parents=True)
+        (folder / "scorer/weights.bin").write_bytes(b"one")
 
     def check(folder: Path) -> None:
         if (folder / MANIFEST_FILE).exists():

@@ -17,7 +17,7 @@ from service.contract.golden import GoldenCandidate, GoldenRequest, read_golden,
 from service.contract.history import Behaviors, Snapshot, encode_behavior, encode_snapshot
 from service.contract.match import match_keys
 from service.contract.popularity import encode_popularity
-from service.contract.served_inputs import Feeds, ItemTables, rows_by_catalogue_id
+from service.contract.served_inputs import PARTS, Feeds, ItemTables, rows_by_catalogue_id
 from service.contract.statistics import statistics_features
 from tests.support.slow_statistics import counts_of, ids_of, popularity_of
 from tests.unit.service.contract.made import golden_bytes, manifest
@@ -43,8 +43,8 @@ def tables() -> ItemTables:
     return ItemTables(
         rows=rows_by_catalogue_id(np.arange(3, dtype=np.uint32)),
         shared=rows,
-        by_domain=np.stack([rows, rows]),
-        embedding=rows,
+        by_domain=np.stack([rows, rows + 10]),
+        history=dict.fromkeys(PARTS, rows),
         match_keys=match_keys(("item_id",), np.zeros((3, 0), np.int64), ()),
     )
 
@@ -61,7 +61,8 @@ def test_bytes_are_the_stores_in_memory_and_base64_in_the_file(tmp_path: Path) -
 def replay(folder: Path, probability: list[list[float]], *features: FeatureSpec) -> tuple[int, list[Feeds]]:
     seen: list[Feeds] = []
 
-    def run(feeds: Feeds) -> np.ndarray:
+    def run(domain: str, feeds: Feeds) -> np.ndarray:
+        assert domain == REQUEST.domain
         seen.append(feeds)
         return np.array(probability, np.float32)
 
@@ -75,7 +76,7 @@ def test_replay_lays_the_request_out_with_its_history(tmp_path: Path) -> None:
     write_golden(tmp_path, [REQUEST])
     count, (feeds,) = replay(tmp_path, [[0.5, 0.25], [0.125, 0.00010005]])
     assert count == 1
-    assert feeds["domain"].tolist() == [1]
+    assert feeds["item_by_domain"].tolist() == [[12], [10]]
     assert feeds["item_shared"].tolist() == [[2], [0]]
     assert feeds["candidate_ids"].tolist() == [[1], [0]]
     assert feeds["cluster_size"].tolist() == [20, 1, 3, 1]

@@ -31,13 +31,15 @@ IDS = np.array([0, 5, 2, 9], np.uint32)  # row -> catalogue id; row 0 is the col
 BRANDS = np.array([[0], [1], [1], [0]])  # row -> brand; the last item's is unknown
 
 
-def tables() -> ItemTables:
+def tables(*parts: str) -> ItemTables:
+    """Return tables of items, and of histories for some parts; for all, where none is told."""
+    parts = parts or tuple(served_inputs.PARTS)
     rows = np.arange(4, dtype=np.float32)
     return ItemTables(
         rows=rows_by_catalogue_id(IDS),
         shared=rows[:, None] * np.ones((1, 2), np.float32),
         by_domain=np.stack([10 + rows[:, None], 20 + rows[:, None]]),
-        embedding=rows[:, None] * np.ones((1, 3), np.float32),
+        history={part: rows[:, None] * np.ones((1, 3), np.float32) for part in parts},
         match_keys=match_keys(LEVELS, BRANDS, ("brand",)),
     )
 
@@ -63,7 +65,7 @@ def test_rows_are_within_the_tables_for_any_ids(known: list[int], asked: list[in
     ids = np.array([0, *known], np.uint32)
     empty = np.zeros((len(ids), 0), np.float32)
     keys = np.zeros((len(ids), 0), np.int32)
-    made = ItemTables(rows_by_catalogue_id(ids), empty, empty[None], empty, keys)
+    made = ItemTables(rows_by_catalogue_id(ids), empty, empty[None], {}, keys)
     found = made.rows_of(np.array(asked, np.uint32))
     expected = [known.index(i) + 1 if i in known else 0 for i in asked]
     assert found.tolist() == expected
@@ -71,15 +73,24 @@ def test_rows_are_within_the_tables_for_any_ids(known: list[int], asked: list[in
 
 def test_artefact_of_the_cold_start_row_only() -> None:
     rows = rows_by_catalogue_id(np.zeros(1, np.uint32))
-    assert rows.tolist() == [0]
+    assert rows.tolist() == [0, 0] and rows.dtype == np.int32
+
+
+def test_the_last_of_the_rows_is_the_cold_start_row_which_later_ids_take() -> None:
+    rows = rows_by_catalogue_id(np.array([0, 2, 1, 4], np.uint32))
+    assert rows.tolist() == [0, 2, 1, 0, 3, 0] and rows.dtype == np.int32
 
 
 def feeds(
-    recent: Behaviors, candidates: list[int], domain: int = 1, behaviors_max: int = 2
+    recent: Behaviors,
+    candidates: list[int],
+    domain: int = 1,
+    behaviors_max: int = 2,
+    parts: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     limits = HistoryLimits(recents_max=1, behaviors_max=behaviors_max)
     return assemble(
-        tables(),
+        tables(*parts),
         domain=domain,
         user_ids=[1, 2, 3],
         candidates=np.array(candidates, np.uint32),
@@ -92,7 +103,6 @@ def feeds(
 def test_tensors_of_a_request() -> None:
     recent = Behaviors(np.array([0, 1_000]), np.array([9, 77], np.uint32), np.array([1024, 0], np.uint16))
     made = feeds(recent, [5, 77, 2])
-    assert made["domain"].tolist() == [1]
     assert made["user_ids"].tolist() == [[1, 2, 3]]
     assert made["candidate_ids"].tolist() == [[0, 1, 1]] * 3
     assert made["item_shared"].tolist() == [[1, 1], [0, 0], [2, 2]]
@@ -106,9 +116,7 @@ def test_tensors_of_a_request() -> None:
     assert made["behavior_size"].tolist() == [1, 1]
     assert made["behavior_strength"].tolist() == [16, 0]
     assert made["behavior_age"].tolist() == made["cluster_age"].tolist()
-    assert {made[name].dtype for name in ("domain", "user_ids", "candidate_ids", "cluster_age")} == {
-        np.dtype(np.int64)
-    }
+    assert {made[name].dtype for name in ("user_ids", "candidate_ids", "cluster_age")} == {np.dtype(np.int64)}
 
 
 def test_empty_history_is_one_row_of_size_0() -> None:
@@ -128,8 +136,26 @@ def test_behaviors_that_nobody_asked_for_are_one_row_of_size_0() -> None:
 def test_every_part_has_its_tensors_and_no_other_is_laid_out() -> None:
     of_parts = [name for part in served_inputs.PARTS.values() for name in part]
     assert len(set(of_parts)) == len(of_parts)
-    others = {"domain", "user_ids", "candidate_ids", "item_shared", "item_by_domain"}
+    others = {"user_ids", "candidate_ids", "item_shared", "item_by_domain"}
     assert set(feeds(Behaviors.empty(), [5])) == others | set(of_parts)
+
+
+@pytest.mark.parametrize("parts", [("clusters",), ("recents", "behaviors")])
+def test_parts_of_the_history_without_a_table_are_not_laid_out(parts: tuple[str, ...]) -> None:
+    recent = Behaviors(np.array([0]), np.array([9], np.uint32), np.array([1024], np.uint16))
+    for behaviors in (recent, Behaviors.empty()):
+        every, some = (feeds(behaviors, [5], parts=of) for of in ((), parts))
+        left_out = {
+            name for part in set(served_inputs.PARTS) - set(parts) for name in served_inputs.PARTS[part]
+        }
+        assert set(every) - set(some) == left_out
+        assert all(np.array_equal(some[name], every[name]) for name in some)
+
+
+@pytest.mark.parametrize("domain", [0, 1])
+def test_columns_by_domain_are_those_of_the_requests_domain(domain: int) -> None:
+    made = feeds(Behaviors.empty(), [5, 9], domain=domain)
+    assert made["item_by_domain"].tolist() == [[11 + 10 * domain], [13 + 10 * domain]]
 
 
 def test_no_candidates_have_tensors_of_no_rows() -> None:
@@ -275,26 +301,29 @@ def test_no_candidates_have_ids_of_no_rows() -> None:
 TABLES = {
     "shared": artefact.ITEM_SHARED_FILE,
     "by_domain": artefact.ITEM_BY_DOMAIN_FILE,
-    "embedding": artefact.ITEM_EMBEDDING_FILE,
     "match_keys": artefact.ITEM_MATCH_KEYS_FILE,
+    **{part: artefact.item_history_file(part) for part in served_inputs.PARTS},
 }
 
 
 def write_tables(folder: Path) -> None:
     made = tables()
     (folder / "items").mkdir()
-    np.save(folder / artefact.ITEM_CATALOGUE_IDS_FILE, IDS)
+    np.save(folder / artefact.ITEM_ROWS_FILE, made.rows)
     for name, file in TABLES.items():
-        np.save(folder / file, getattr(made, name))
+        np.save(folder / file, made.history[name] if name in made.history else getattr(made, name))
 
 
 def test_tables_are_mapped_not_loaded(tmp_path: Path) -> None:
     write_tables(tmp_path)
     read = read_item_tables(tmp_path)
-    assert read.rows.tolist() == [0, 0, 2, 0, 0, 1, 0, 0, 0, 3]
+    assert read.rows.tolist() == [0, 0, 2, 0, 0, 1, 0, 0, 0, 3, 0]
     assert read.by_domain.tolist() == tables().by_domain.tolist()
     assert read.match_keys.tolist() == tables().match_keys.tolist()
-    for table in (read.shared, read.by_domain, read.embedding, read.match_keys):
+    assert {part: table.tolist() for part, table in read.history.items()} == {
+        part: table.tolist() for part, table in tables().history.items()
+    }
+    for table in (read.rows, read.shared, read.by_domain, read.match_keys, *read.history.values()):
         assert isinstance(table.base, np.memmap) or isinstance(table, np.memmap)
 
 
@@ -307,18 +336,45 @@ def test_tables_of_different_lengths_are_refused(tmp_path: Path, name: str) -> N
         read_item_tables(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["embedding", "match_keys"])
+@pytest.mark.parametrize("name", ["rows", "clusters", "match_keys"])
 @pytest.mark.parametrize("body", [None, b"", b"not numpy", b"\x93NUMPY\x01\x00"])
 def test_unreadable_table_is_refused(tmp_path: Path, name: str, body: bytes | None) -> None:
     write_tables(tmp_path)
-    path = tmp_path / TABLES[name]
-    path.unlink()
-    if body is not None:
+    path = tmp_path / {**TABLES, "rows": artefact.ITEM_ROWS_FILE}[name]
+    if body is None:
+        path.unlink()
+        path.mkdir()
+    else:
         path.write_bytes(body)
     with pytest.raises(ArtefactError, match="cannot be read"):
         read_item_tables(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["rows", "shared", "by_domain", "match_keys"])
+def test_a_table_that_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
+    write_tables(tmp_path)
+    (tmp_path / {**TABLES, "rows": artefact.ITEM_ROWS_FILE}[name]).unlink()
+    with pytest.raises(ArtefactError, match="cannot be read"):
+        read_item_tables(tmp_path)
+
+
+def test_histories_are_read_of_the_parts_that_have_a_table(tmp_path: Path) -> None:
+    write_tables(tmp_path)
+    for part in ("clusters", "behaviors"):
+        (tmp_path / TABLES[part]).unlink()
+    assert set(read_item_tables(tmp_path).history) == {"recents"}
+
+
+@pytest.mark.parametrize("row", [4, 5, 2**31 - 1])
+def test_rows_past_the_tables_are_refused(tmp_path: Path, row: int) -> None:
+    write_tables(tmp_path)
+    rows = tables().rows
+    rows[2] = row
+    np.save(tmp_path / artefact.ITEM_ROWS_FILE, rows)
+    with pytest.raises(ArtefactError, match="different numbers of rows"):
+        read_item_tables(tmp_path)
+
+
 def test_tensor_names_are_distinct() -> None:
     names = [v for k, v in vars(served_inputs).items() if k.isupper() and isinstance(v, str)]
-    assert len(set(names)) == len(names) == 19
+    assert len(set(names)) == len(names) == 18

@@ -8,24 +8,26 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, save_model
 
-from service.contract.artefact import SCORER_FILE
+from service.contract.artefact import scorer_file
 from service.contract.errors import ArtefactError
 from service.contract.manifest import Manifest
-from service.contract.served_inputs import DOMAIN, ITEM_SHARED, PROBABILITY
+from service.contract.served_inputs import ITEM_SHARED, PROBABILITY, USER_IDS
 from service.errors import ScoringError
 from service.models.scorer import Scorer
 from tests.support.known_artefact import make_catalogue
 from tests.support.known_registry import CATALOGUE_ITEMS, STAR
 
+DOMAIN = "mailer"
+
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Manifest:
     written = STAR.write(tmp_path / "known", make_catalogue(CATALOGUE_ITEMS))
-    return written.model_copy(update={"graph_inputs": (ITEM_SHARED,)})
+    return written.model_copy(update={"graph_inputs": (ITEM_SHARED,), "domains": (DOMAIN,)})
 
 
-def graph(folder: Path, operator: str, *, output: str = PROBABILITY) -> Path:
-    """Write a graph of one operator from (N, W) to its output."""
+def graph(folder: Path, operator: str, *, output: str = PROBABILITY, domain: str = DOMAIN) -> Path:
+    """Write a domain's graph of one operator from (N, W) to its output; returns the artefact's folder."""
     node = helper.make_node(operator, [ITEM_SHARED], [output])
     value = TensorProto.FLOAT
     made = helper.make_graph(
@@ -34,10 +36,9 @@ def graph(folder: Path, operator: str, *, output: str = PROBABILITY) -> Path:
         [helper.make_tensor_value_info(ITEM_SHARED, value, ["N", "W"])],
         [helper.make_tensor_value_info(output, value, None)],
     )
-    save_model(
-        helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
-        folder / SCORER_FILE,
-    )
+    path = folder / scorer_file(domain)
+    path.parent.mkdir(exist_ok=True)
+    save_model(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return folder
 
 
@@ -47,8 +48,22 @@ def shared(*values: float) -> dict[str, np.ndarray]:
 
 def test_feeds_that_the_graph_lacks_are_left_out(tmp_path: Path, manifest: Manifest) -> None:
     scorer = Scorer(graph(tmp_path, "Identity"), manifest)
-    feeds = {**shared(0.25, 0.5), DOMAIN: np.array([0])}
-    assert scorer.run(feeds).tolist() == [[0.25, 0.5]]
+    feeds = {**shared(0.25, 0.5), USER_IDS: np.array([[0]])}
+    assert scorer.run(DOMAIN, feeds).tolist() == [[0.25, 0.5]]
+
+
+def test_a_request_is_scored_by_the_graph_of_its_domain(tmp_path: Path, manifest: Manifest) -> None:
+    for domain, operator in (("mailer", "Identity"), ("display", "Sigmoid")):
+        graph(tmp_path, operator, domain=domain)
+    scorer = Scorer(tmp_path, manifest.model_copy(update={"domains": ("mailer", "display")}))
+    assert scorer.run("mailer", shared(0.0, 0.25)).tolist() == [[0.0, 0.25]]
+    assert scorer.run("display", shared(0.0, 0.0)).tolist() == [[0.5, 0.5]]
+
+
+def test_a_domain_without_a_graph_is_no_artefact(tmp_path: Path, manifest: Manifest) -> None:
+    graph(tmp_path, "Identity")
+    with pytest.raises(ArtefactError, match=r"display\.onnx: ONNX Runtime .* does not load it"):
+        Scorer(tmp_path, manifest.model_copy(update={"domains": (DOMAIN, "display")}))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -56,19 +71,19 @@ def test_a_probability_that_is_no_number_is_an_error(
     tmp_path: Path, manifest: Manifest, value: float
 ) -> None:
     with pytest.raises(ScoringError, match="no number"):
-        Scorer(graph(tmp_path, "Identity"), manifest).run(shared(0.5, value))
+        Scorer(graph(tmp_path, "Identity"), manifest).run(DOMAIN, shared(0.5, value))
 
 
 def test_an_answer_of_another_shape_is_an_error(tmp_path: Path, manifest: Manifest) -> None:
     for operator, values in (("Identity", (0.5,)), ("Transpose", (0.5, 0.5))):
         with pytest.raises(ScoringError, match="shape"):
-            Scorer(graph(tmp_path, operator), manifest).run(shared(*values))
+            Scorer(graph(tmp_path, operator), manifest).run(DOMAIN, shared(*values))
 
 
 def test_a_graph_that_fails_is_an_error_of_ours(tmp_path: Path, manifest: Manifest) -> None:
     scorer = Scorer(graph(tmp_path, "Identity"), manifest)
     with pytest.raises(ScoringError, match="failed"):
-        scorer.run({ITEM_SHARED: np.zeros(3, np.float32)})
+        scorer.run(DOMAIN, {ITEM_SHARED: np.zeros(3, np.float32)})
 
 
 def test_a_graph_without_probabilities_is_no_artefact(tmp_path: Path, manifest: Manifest) -> None:
@@ -78,4 +93,4 @@ def test_a_graph_without_probabilities_is_no_artefact(tmp_path: Path, manifest: 
 
 def test_a_graph_with_other_inputs_than_stated_is_no_artefact(tmp_path: Path, manifest: Manifest) -> None:
     with pytest.raises(ArtefactError, match="inputs and outputs"):
-        Scorer(graph(tmp_path, "Identity"), manifest.model_copy(update={"graph_inputs": (DOMAIN,)}))
+        Scorer(graph(tmp_path, "Identity"), manifest.model_copy(update={"graph_inputs": (USER_IDS,)}))

@@ -9,17 +9,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
+from service.contract.artefact import SCORER_WEIGHTS_FILE, scorer_file
 from service.contract.features import Side
 from service.contract.manifest import TaskSpec
 from tests.suites.models.built import SMALL, feeds_of, furthest, item_tables
 from tests.support.synthetic_encoded import tiny_encoded
 from training.config import ModelConfig
 from training.data.encoded import COUNTED_SIDES
-from training.export.onnx_file import OPSET, write_onnx
+from training.export.onnx_file import EXTERNAL_BYTES_MIN, OPSET, write_by_domain, write_onnx
 from training.export.parity import LOGIT_DIFFERENCE_LIMIT, draw_cases, reference_logits
-from training.export.served_scorer import INPUT_NAMES, ServedScorer
+from training.export.served_scorer import DOMAIN, INPUT_NAMES, ServedScorer
 from training.model import CtrModel
 
 
@@ -52,18 +55,22 @@ def test_one_domain_one_task_and_no_candidate_features(tmp_path: Path) -> None:
     content = scorer.item_tables(model, data.features)
     levels = [logging.getLogger(name).level for name in ("torch.onnx", "onnxscript")]
     user_features = sum(f.side in (Side.USER, Side.CONTEXT) for f in data.features)
-    path = tmp_path / "scorer.onnx"
-    inputs = write_onnx(path, scorer, content, user_features=user_features, candidate_features=0)
+    folder = tmp_path / "exported"
+    inputs = write_onnx(
+        folder, scorer, content, domains=data.domains, user_features=user_features, candidate_features=0
+    )
     assert levels == [logging.getLogger(name).level for name in ("torch.onnx", "onnxscript")]
 
+    path = folder / scorer_file("home")
     graph = onnx.load(str(path))
     assert {o.domain: o.version for o in graph.opset_import}[""] == OPSET
     assert [o.name for o in graph.graph.output] == ["logit", "probability"]
-    assert set(inputs) <= set(INPUT_NAMES)
+    assert set(inputs) <= set(INPUT_NAMES) - {DOMAIN}
     assert {"user_ids", "item_shared", "cluster_item", "cluster_size"} <= set(inputs)
     assert not [name for name in inputs if name.startswith(("recent", "behavior"))]  # which no module reads
     assert inputs == tuple(value.name for value in graph.graph.input)
-    assert [p.name for p in tmp_path.glob("scorer*")] == ["scorer.onnx"]  # nothing beside it
+    written = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert written == {"scorer/home.onnx", SCORER_WEIGHTS_FILE}  # nothing beside them
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     tables = item_tables(content)
@@ -73,3 +80,49 @@ def test_one_domain_one_task_and_no_candidate_features(tmp_path: Path) -> None:
         logit = session.run(["logit"], {name: feeds[name] for name in inputs})[0]
         pairs.append((logit, reference_logits(model, data, case)))
     assert furthest(iter(pairs)) <= LOGIT_DIFFERENCE_LIMIT
+
+
+DOMAINS = ("mailer", "display", "both")
+
+
+def picking(width: int) -> onnx.ModelProto:
+    """Return a graph of all domains: its input plus the domain's number, by a table (3, width)."""
+    table = np.arange(len(DOMAINS), dtype=np.float32)[:, None] * np.ones(width, np.float32)
+    value = TensorProto.FLOAT
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", DOMAIN], ["own"]),
+            helper.make_node("Add", ["x", "own"], ["y"]),
+        ],
+        "picking",
+        [
+            helper.make_tensor_value_info("x", value, ["N", width]),
+            helper.make_tensor_value_info(DOMAIN, TensorProto.INT64, [1]),
+        ],
+        [helper.make_tensor_value_info("y", value, ["N", width])],
+        [numpy_helper.from_array(table, "table")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("width", [1, EXTERNAL_BYTES_MIN])
+def test_each_domains_graph_is_that_of_all_with_the_domain_told(tmp_path: Path, width: int) -> None:
+    assert write_by_domain(tmp_path, picking(width), DOMAINS) == ("x",)
+    x = np.full((2, width), 0.5, np.float32)
+    for number, domain in enumerate(DOMAINS):
+        path = tmp_path / scorer_file(domain)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        np.testing.assert_array_equal(session.run(None, {"x": x})[0], x + number)
+
+
+@pytest.mark.parametrize(("width", "weights_bytes"), [(1, 0), (EXTERNAL_BYTES_MIN, 12 * EXTERNAL_BYTES_MIN)])
+def test_large_weights_are_in_a_file_that_all_graphs_share_and_all_may_read(
+    tmp_path: Path, width: int, weights_bytes: int
+) -> None:
+    write_by_domain(tmp_path, picking(width), DOMAINS)
+    weights = tmp_path / SCORER_WEIGHTS_FILE
+    assert (weights.stat().st_size, weights.stat().st_mode & 0o777) == (weights_bytes, 0o644)
+    assert sorted(weights.parent.iterdir()) == sorted(
+        [weights, *(tmp_path / scorer_file(d) for d in DOMAINS)]
+    )
+    assert all((tmp_path / scorer_file(d)).stat().st_size < EXTERNAL_BYTES_MIN for d in DOMAINS)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from service.contract.artefact import item_history_file
 from service.contract.features import Side
 from service.contract.manifest import TaskSpec
 from service.contract.match import match_keys
-from tests.suites.models.built import SMALL, TASKS, Choice, build, feeds_of, item_tables, tensors
+from tests.suites.models.built import SMALL, TASKS, Choice, build, graph_inputs, item_tables
 from tests.support.synthetic_encoded import tiny_encoded
 from training.data.encoded import EncodedData
 from training.export import served_scorer
@@ -36,14 +39,15 @@ def test_item_tables_have_a_row_per_item_whatever_the_chunks(
     scorer = ServedScorer(model, TASKS, 3)
     whole = scorer.item_tables(model, data.features)
     rows = len(data.item_ids)
-    assert len(whole.shared) == len(whole.embedding) == rows and whole.by_domain.shape[:2] == (3, rows)
-    assert whole.embedding.shape[1] == model.item.width
+    assert len(whole.shared) == rows and whole.by_domain.shape[:2] == (3, rows)
+    assert {part: len(table) for part, table in whole.history.items()} == {"clusters": rows, "recents": rows}
     monkeypatch.setattr(served_scorer, "TABLE_CHUNK_ROWS", 7)
     pieces = scorer.item_tables(model, data.features)
-    for name in ("shared", "by_domain", "embedding"):
-        table = getattr(whole, name)
-        np.testing.assert_allclose(getattr(pieces, name), table, atol=1e-6)
-        assert table.dtype == np.float32 and table.flags.c_contiguous
+    of_pieces = pieces.files()
+    assert list(of_pieces) == list(whole.files())
+    for name, table in whole.files().items():
+        np.testing.assert_allclose(of_pieces[name], table, atol=1e-6)
+        assert table.dtype in (np.float32, np.int32) and table.flags.c_contiguous
     expected = match_keys(("any", "item_id", "category"), data.item_ids, ITEM_FEATURES)
     assert whole.match_keys.tolist() == pieces.match_keys.tolist() == expected.tolist()
     assert len(np.unique(expected[:, 1])) == rows and len(np.unique(expected[:, 2])) == 6
@@ -66,14 +70,44 @@ def test_a_backbone_without_columns_by_domain_has_a_table_of_no_width(data: Enco
     assert by_domain.shape == (3, len(data.item_ids), 0)
 
 
+def test_histories_have_tables_of_the_parts_that_are_read_and_modules_of_a_part_share_one(
+    data: EncodedData,
+) -> None:
+    alone = build(STAR, data)
+    together = build(
+        replace(STAR, interests=(*INTERESTS, {**INTERESTS[0], "name": "twin", "part": "clusters"})), data
+    )
+    for model, readers in (
+        (alone, {"clusters": ["twin_v2"], "recents": ["short_term"], "behaviors": []}),
+        (together, {"clusters": ["twin_v2", "twin"], "recents": ["short_term"], "behaviors": []}),
+        (build(replace(STAR, interests=()), data), {"clusters": [], "recents": [], "behaviors": []}),
+    ):
+        scorer = ServedScorer(model, TASKS, 3)
+        assert {part: scorer.readers(part) for part in readers} == readers
+        content = scorer.item_tables(model, data.features)
+        assert {part for part in readers if item_history_file(part) in content.files()} == set(
+            content.history
+        )
+        with torch.inference_mode():
+            embedding = model.embed_items(torch.arange(len(data.item_ids)))
+            expected = {
+                part: torch.cat([scorer.interests[name].history_columns(embedding) for name in names], dim=-1)
+                for part, names in readers.items()
+                if names
+            }
+        assert set(content.history) == set(expected)
+        for part, table in expected.items():
+            np.testing.assert_allclose(content.history[part], table.numpy(), atol=1e-6)
+
+
 def test_probabilities_multiply_along_a_chain_of_given_tasks(data: EncodedData) -> None:
     model = build(STAR, data)
     feeds_from = item_tables(ServedScorer(model, TASKS, 3).item_tables(model, data.features))
-    feeds = tensors(feeds_of(data, feeds_from, Case(0, np.arange(9))))
+    inputs = graph_inputs(data, feeds_from, Case(0, np.arange(9)))
     alone = (TaskSpec(name="click"), TaskSpec(name="buy"))
     with torch.inference_mode():
-        logit, p = ServedScorer(model, TASKS, 3)(**feeds)
-        same_logit, independent = ServedScorer(model, alone, 3)(**feeds)
+        logit, p = ServedScorer(model, TASKS, 3)(**inputs)
+        same_logit, independent = ServedScorer(model, alone, 3)(**inputs)
     assert torch.equal(logit, same_logit)
     torch.testing.assert_close(independent, torch.sigmoid(logit))
     torch.testing.assert_close(p[:, 0], independent[:, 0])
@@ -83,10 +117,10 @@ def test_probabilities_multiply_along_a_chain_of_given_tasks(data: EncodedData) 
 def test_a_direct_task_is_served_no_likelier_than_its_condition(data: EncodedData) -> None:
     model = build(STAR, data)
     feeds_from = item_tables(ServedScorer(model, TASKS, 3).item_tables(model, data.features))
-    feeds = tensors(feeds_of(data, feeds_from, Case(0, np.arange(60))))
+    inputs = graph_inputs(data, feeds_from, Case(0, np.arange(60)))
     direct = (TASKS[0], TASKS[1].model_copy(update={"entire_space": "direct"}))
     with torch.inference_mode():
-        logit, p = ServedScorer(model, direct, 3)(**feeds)
+        logit, p = ServedScorer(model, direct, 3)(**inputs)
     own = torch.sigmoid(logit)
     assert 0 < int((own[:, 1] > own[:, 0]).sum()) < len(own)
     torch.testing.assert_close(p[:, 0], own[:, 0])

@@ -138,11 +138,30 @@ def test_the_served_form_equals_the_trained_one(name: str, options: dict[str, An
     made = built(name, **options)
     served: nn.Module = made.served()  # type: ignore[operator]
     columns = served.item_columns(TARGETS)  # type: ignore[operator]
+
+    def as_served(part: HistoryPart) -> torch.Tensor:
+        of_items = served.history_columns(part.items)  # type: ignore[operator]
+        out: torch.Tensor = served(
+            columns, of_items[part.index[0]], part.size[0], part.age[0], part.strength[0]
+        )
+        return out
+
     for part in (history(9), history(1), history(60)):
-        out = served(columns, part.items, part.size[0], part.age[0], part.strength[0])
-        close(out, read(made, part))
-    part = history(1)
-    assert not bool(served(columns, part.items, torch.zeros(1).double(), part.age[0], part.strength[0]).any())
+        close(as_served(part), read(made, part))
+        padded = changed(part, size=part.size * (torch.arange(part.size.shape[1]) % 3 != 1))
+        close(as_served(padded), read(made, padded))
+        assert not bool(as_served(changed(part, size=torch.zeros_like(part.size))).any())
+
+
+@pytest.mark.parametrize(("name", "options"), MADE)
+def test_what_is_stored_of_an_item_does_not_depend_on_the_items_beside_it(
+    name: str, options: dict[str, Any]
+) -> None:
+    served: Any = built(name, **options).served()  # type: ignore[operator]
+    for columns_of in (served.item_columns, served.history_columns):
+        together = columns_of(TARGETS)
+        assert together.ndim == 2
+        close(torch.cat([columns_of(one[None]) for one in TARGETS]), together)
 
 
 @pytest.mark.parametrize(("name", "options"), MADE)

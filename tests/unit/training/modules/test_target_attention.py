@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from itertools import pairwise
 
@@ -218,6 +219,15 @@ def one_visit(rows: int) -> RowLayout:
 TARGETS = torch.randn(4, 5, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
 
 
+def as_served(made: TargetAttention, part: HistoryPart, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return what the served form makes of a history for TARGETS, in one precision or the other."""
+    served = copy.deepcopy(made).served().to(dtype)
+    of_items = served.history_columns(part.items.to(dtype))[part.index[0]]
+    columns = served.item_columns(TARGETS.to(dtype))
+    out: Tensor = served(columns, of_items, part.size[0].to(dtype), part.age[0], part.strength[0])
+    return out
+
+
 def slow(made: TargetAttention, target: np.ndarray, part: HistoryPart, history_row: int = 0) -> np.ndarray:
     """Return one row's output by loops, from the equations at the head of the module; L of sizes above 0."""
     w = {name: value.detach().numpy() for name, value in made.named_parameters()}
@@ -361,17 +371,40 @@ def test_scores_far_from_zero_still_normalize(shift: float, dtype: torch.dtype) 
 @pytest.mark.parametrize("mass", [False, True])
 def test_served_form_equals_the_trained_one(keep: int | None, mass: bool) -> None:
     made, part = module(keep=keep, mass=mass), history()
-    served = made.served()
-    out = served(served.item_columns(TARGETS), part.items, part.size[0], part.age[0], part.strength[0])
-    close(out, made(TARGETS, part, one_visit(4)), atol=1e-13)
-    empty = served(
-        served.item_columns(TARGETS),
-        part.items[:1],
-        torch.zeros(1, dtype=torch.float64),
-        part.age[0, :1],
-        part.strength[0, :1],
+    close(as_served(made, part), made(TARGETS, part, one_visit(4)), atol=1e-13)
+    none = changed(part, size=torch.zeros_like(part.size))
+    for length in (1, 9):
+        assert not bool(as_served(made, at(none, torch.arange(length))).any())
+
+
+@pytest.mark.parametrize("keep", [None, 3])
+@pytest.mark.parametrize("size", [(0, 2, 5, 0, 1, 0), (0, 0, 0, 0, 0, 3), (4, 0, 0, 0, 0, 0)])
+def test_served_form_reads_no_padding_wherever_it_stands(size: tuple[int, ...], keep: int | None) -> None:
+    made, held = module(keep=keep), torch.tensor(size, dtype=torch.float64)[None]
+    part = changed(at(history(), torch.arange(6)), size=held)
+    alone = at(part, torch.nonzero(held[0])[:, 0])
+    close(as_served(made, part), as_served(made, alone), atol=1e-13)
+    close(as_served(made, part), made(TARGETS, part, one_visit(4)), atol=1e-13)
+
+
+FAR = torch.tensor([60.0, -60.0, 0.0])
+"""What ages 0, 1 and 2 add to all scores in the test below."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("ages", [(0,) * 9, (1,) * 9, (0, *(1,) * 8), (1, *(0,) * 8), (0, 1, 2) * 3])
+def test_served_form_is_right_where_scores_are_far_from_zero_and_from_each_other(
+    ages: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    made, part = module(), changed(history(), age=torch.tensor([ages]))
+    with torch.no_grad():
+        made.age_bias.weight.fill_(1.0)
+        made.age.weight[: len(FAR)] = (FAR / made.age.embedding_dim)[:, None]
+    expected = np.stack([slow(made, target.numpy(), part) for target in TARGETS])
+    close(as_served(made, part, dtype), expected, atol=1e-4 if dtype == torch.float32 else 1e-12)
+    assert (
+        (expected[:, -made.heads :] > 50).all() if 0 in ages else (expected[:, -made.heads :] < 1e-20).all()
     )
-    assert not bool(empty.any())
 
 
 def test_a_larger_cluster_counts_for_more() -> None:

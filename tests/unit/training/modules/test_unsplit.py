@@ -43,7 +43,11 @@ def test_interest_sees_one_history_and_every_candidate() -> None:
     served = UnsplitInterest(CountsLike())
     columns = served.item_columns(torch.tensor([[2.0, 3.0], [0.0, 1.0]]))
     out = served(
-        columns, items, torch.tensor([1.0, 2.0, 0.0]), torch.tensor([5, 1, 9]), torch.tensor([0, 2, 9])
+        columns,
+        served.history_columns(items),
+        torch.tensor([1.0, 2.0, 0.0]),
+        torch.tensor([5, 1, 9]),
+        torch.tensor([0, 2, 9]),
     )
     assert out.tolist() == [[8.0, 3.0, 7.0, 4.0], [2.0, 3.0, 7.0, 4.0]]
 

@@ -26,6 +26,7 @@ from training.history.storage import SnapshotTable
 from training.workbench import ITEM_VECTORS_FILE, SNAPSHOTS_FILE, Workbench
 
 ITEM_ROWS_COUNT = 31
+PARTS_READ = {"star": {"clusters", "recents"}, "pepnet": {"clusters"}}
 
 
 @pytest.fixture
@@ -91,6 +92,7 @@ def test_tables_are_keyed_by_the_ids_of_a_catalogue_that_knew_other_items_before
 def test_an_exports_tables_have_a_row_for_every_item(bench: Workbench) -> None:
     for model in bench.config.models:
         tables = read_item_tables(bench.done("export", model))
-        assert len(tables.embedding) == ITEM_ROWS_COUNT
+        assert set(tables.history) == PARTS_READ[model]
+        assert {len(table) for table in (tables.shared, *tables.history.values())} == {ITEM_ROWS_COUNT}
         np.testing.assert_array_equal(tables.rows_of(bench.catalogue_ids), np.arange(ITEM_ROWS_COUNT))
         assert tables.rows_of(np.array([999], np.uint32)).tolist() == [0]

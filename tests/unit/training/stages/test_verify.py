@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,13 @@ import orjson
 import pytest
 from onnx import helper
 
-from service.contract.artefact import read_artefact
+from service.contract.artefact import read_artefact, scorer_file
 from service.contract.features import Side
 from service.contract.golden import read_golden, replay_golden
+from service.contract.manifest import Manifest
 from service.contract.served_inputs import LOGIT, Feeds, read_item_tables
 from tests.support.pipelines import changed, copied, run
-from tests.support.synthetic_dataset import USERS_COUNT
+from tests.support.synthetic_dataset import DOMAINS, USERS_COUNT
 from training import backbones
 from training.config import PipelineConfig
 from training.errors import StageError
@@ -24,6 +25,7 @@ from training.workbench import Workbench
 
 VERIFY = Step("verify", "star")
 UNKNOWN_ROW = 0
+Graphs = Mapping[str, onnxruntime.InferenceSession]
 
 
 @pytest.fixture
@@ -43,10 +45,18 @@ def rewrite(path: Path, change: Callable[[np.ndarray], None]) -> None:
 
 
 def as_if_exported(config: PipelineConfig) -> None:
-    """Let the export's record say the size that the graph now has."""
+    """Let the export's record say the sizes that its files now have."""
     record = orjson.loads(exported(config, STAGE_FILE).read_bytes())
-    record["files"]["scorer.onnx"] = exported(config, "scorer.onnx").stat().st_size
+    record["files"] = {name: exported(config, name).stat().st_size for name in record["files"]}
     exported(config, STAGE_FILE).write_bytes(orjson.dumps(record))
+
+
+def graphs_of(folder: Path, manifest: Manifest) -> Graphs:
+    """Return a session of its own for each domain's graph."""
+    return {
+        domain: onnxruntime.InferenceSession(folder / scorer_file(domain), providers=["CPUExecutionProvider"])
+        for domain in manifest.domains
+    }
 
 
 def refuse(config: PipelineConfig, message: str, error: type[Exception] = StageError) -> None:
@@ -80,8 +90,8 @@ def test_the_manifest_says_what_was_exported(config: PipelineConfig) -> None:
     assert manifest.history == config.history.limits
     assert manifest.catalogue == bench.catalogue.ref()
     assert manifest.items_count == 31
-    graph = onnxruntime.InferenceSession(folder / "scorer.onnx", providers=["CPUExecutionProvider"])
-    assert {node.name for node in graph.get_inputs()} == set(manifest.graph_inputs)
+    for graph in graphs_of(folder, manifest).values():
+        assert {node.name for node in graph.get_inputs()} == set(manifest.graph_inputs)
 
 
 def test_the_manifests_metrics_are_the_natural_ones_of_the_test_weeks(config: PipelineConfig) -> None:
@@ -101,11 +111,11 @@ def test_golden_requests_replay_in_a_session_of_their_own(config: PipelineConfig
     for name in config.models:
         folder = config.workspace / "verify" / name / "artefact"
         manifest = read_artefact(folder)
-        graph = onnxruntime.InferenceSession(folder / "scorer.onnx", providers=["CPUExecutionProvider"])
+        graphs = graphs_of(folder, manifest)
 
-        def probabilities(feeds: Feeds, graph: onnxruntime.InferenceSession = graph) -> np.ndarray:
-            wanted = [node.name for node in graph.get_inputs()]
-            return np.asarray(graph.run(["probability"], {name: feeds[name] for name in wanted})[0])
+        def probabilities(domain: str, feeds: Feeds, graphs: Graphs = graphs) -> np.ndarray:
+            wanted = [node.name for node in graphs[domain].get_inputs()]
+            return np.asarray(graphs[domain].run(["probability"], {name: feeds[name] for name in wanted})[0])
 
         tables = read_item_tables(folder)
         count = replay_golden(
@@ -140,7 +150,7 @@ def test_a_weight_that_is_nan_is_refused(config: PipelineConfig) -> None:
     refuse(config, "torch and ONNX Runtime differ by nan")
 
 
-@pytest.mark.parametrize("table", ["catalogue_ids", "shared", "embedding", "match_keys"])
+@pytest.mark.parametrize("table", ["rows", "shared", "history_clusters", "history_recents", "match_keys"])
 def test_rows_that_were_swapped_are_refused(config: PipelineConfig, table: str) -> None:
     def change(values: np.ndarray) -> None:
         values[[3, 4]] = values[[4, 3]]
@@ -149,8 +159,11 @@ def test_rows_that_were_swapped_are_refused(config: PipelineConfig, table: str) 
     refuse(config, "torch and ONNX Runtime differ by")
 
 
-def test_a_graph_that_takes_the_mean_over_candidates_away_is_refused(config: PipelineConfig) -> None:
-    path = exported(config, "scorer.onnx")
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_one_domains_graph_that_takes_the_mean_over_candidates_away_is_refused(
+    config: PipelineConfig, domain: str
+) -> None:
+    path = exported(config, scorer_file(domain))
     model = onnx.load(path)
     for node in model.graph.node:
         node.output[:] = ["bare_logit" if name == LOGIT else name for name in node.output]
@@ -165,7 +178,7 @@ def test_a_graph_that_takes_the_mean_over_candidates_away_is_refused(config: Pip
 
 
 def test_an_unknown_user_is_compared_too(config: PipelineConfig) -> None:
-    path = exported(config, "scorer.onnx")
+    path = exported(config, scorer_file(DOMAINS[0]))
     model = onnx.load(path)
     user_id_table = next(t for t in model.graph.initializer if t.name == "user.tables.0.weight")
     values = onnx.numpy_helper.to_array(user_id_table).copy()
