@@ -101,9 +101,15 @@ def read_item_tables(folder: Path) -> ItemTables:
         raise ArtefactError(f"{folder}: an item table cannot be read; export the artefact again") from error
     lengths = {len(tables.shared), tables.by_domain.shape[1], len(tables.match_keys)}
     lengths |= {len(table) for table in tables.history.values()}
-    if len(lengths) > 1 or int(tables.rows.max(initial=0)) >= min(lengths):
+    if len(lengths) > 1:
         raise ArtefactError(
             f"{folder}: the item tables have different numbers of rows; export the artefact again"
+        )
+    rows = tables.rows
+    if len(rows) == 0 or rows[-1] != 0 or rows.min() < 0 or rows.max() >= min(lengths):
+        raise ArtefactError(
+            f"{folder}: {artefact.ITEM_ROWS_FILE} points past the item tables, or does not end in the cold-start "
+            "row; export the artefact again"
         )
     return tables
 

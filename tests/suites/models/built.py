@@ -182,6 +182,7 @@ def feeds_of(data: EncodedData, tables: ItemTables, case: Case) -> Feeds:
     """Return the served graph's tensors of a case, by the contract's function."""
     visit = int(data.request_visit[case.request])
     counted_ids = data.counted_ids_of(case.request, data.item[case.rows])
+    own = data.candidate_ids.shape[1] - counted_ids.shape[1]
     clusters, recents, behaviors = (
         {
             name: getattr(part, name)[part.starts[visit] : part.starts[visit + 1]]
@@ -202,9 +203,8 @@ def feeds_of(data: EncodedData, tables: ItemTables, case: Case) -> Feeds:
         tables,
         domain=int(data.domain[case.request]),
         user_ids=data.user_ids[case.request].tolist(),
-        candidates=data.item[case.rows].astype(np.uint32),
-        candidate_ids=data.candidate_ids[case.rows, : data.candidate_ids.shape[1] - counted_ids.shape[1]],
-        counted_ids=counted_ids,
+        rows=data.item[case.rows].astype(np.int32),
+        candidate_ids=np.concatenate([data.candidate_ids[case.rows, :own], counted_ids], axis=1),
         history=history,
     )
 

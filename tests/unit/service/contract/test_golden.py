@@ -17,7 +17,7 @@ from service.contract.golden import GoldenCandidate, GoldenRequest, read_golden,
 from service.contract.history import Behaviors, Snapshot, encode_behavior, encode_snapshot
 from service.contract.match import match_keys
 from service.contract.popularity import encode_popularity
-from service.contract.served_inputs import PARTS, Feeds, ItemTables, rows_by_catalogue_id
+from service.contract.served_inputs import PARTS, Feeds, ItemTables, RequestEncoder, rows_by_catalogue_id
 from service.contract.statistics import statistics_features
 from tests.support.slow_statistics import counts_of, ids_of, popularity_of
 from tests.unit.service.contract.made import golden_bytes, manifest
@@ -69,7 +69,9 @@ def replay(folder: Path, probability: list[list[float]], *features: FeatureSpec)
     catalogue = Catalogue("items", ["a", "b"])
     reader = manifest()
     reader = reader.model_copy(update={"features": (*reader.features, *features)})
-    return replay_golden(folder, manifest=reader, catalogue=catalogue, tables=tables(), run=run), seen
+    return replay_golden(
+        folder, manifest=reader, catalogue=catalogue, encoder=RequestEncoder(reader, tables()), run=run
+    ), seen
 
 
 def test_replay_lays_the_request_out_with_its_history(tmp_path: Path) -> None:

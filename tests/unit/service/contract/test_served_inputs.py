@@ -88,14 +88,13 @@ def feeds(
     behaviors_max: int = 2,
     parts: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
-    limits = HistoryLimits(recents_max=1, behaviors_max=behaviors_max)
+    limits, made = HistoryLimits(recents_max=1, behaviors_max=behaviors_max), tables(*parts)
     return assemble(
-        tables(*parts),
+        made,
         domain=domain,
         user_ids=[1, 2, 3],
-        candidates=np.array(candidates, np.uint32),
-        candidate_ids=np.zeros((len(candidates), 1), np.int64),
-        counted_ids=np.ones((len(candidates), 2), np.int64),
+        rows=made.rows_of(np.array(candidates, np.uint32)),
+        candidate_ids=np.tile(np.array([0, 1, 1]), (len(candidates), 1)),
         history=build_history(None, recent, at_ms=1_000_000, limits=limits),
     )
 
@@ -164,21 +163,21 @@ def test_no_candidates_have_tensors_of_no_rows() -> None:
 
 
 def test_user_ids_are_those_of_the_user_then_of_the_context() -> None:
-    encoder = RequestEncoder(manifest())
+    encoder = RequestEncoder(manifest(), tables())
     at_ms = 3 * 3_600_000
     assert encoder.user_ids("u2", {"spend": 5}, {}, at_ms=at_ms) == [2, 2, 4]
     assert encoder.user_ids("who", {}, {}, at_ms=at_ms) == [0, 0, 4]
 
 
 def test_context_goes_before_the_store_and_neither_before_the_request_itself() -> None:
-    encoder = RequestEncoder(manifest())
+    encoder = RequestEncoder(manifest(), tables())
     stored = {"spend": 0.5, "user_id": "u1", "hour_of_day": "0"}
     sent = {"spend": 50, "user_id": "u1", "hour_of_day": "0"}
     assert encoder.user_ids("u2", stored, sent, at_ms=3 * 3_600_000) == [2, 3, 4]
 
 
 def test_candidate_ids_have_a_row_a_candidate() -> None:
-    encoder = RequestEncoder(manifest())
+    encoder = RequestEncoder(manifest(), tables())
     assert encoder.candidate_ids([{"place": "B"}, {}, {"place": None}]).tolist() == [[2], [0], [0]]
     assert encoder.candidate_ids([]).shape == (0, 1)
 
@@ -192,7 +191,7 @@ POPULARITY = statistics_features(Side.POPULARITY, ("item_id", "store"))
 def counting(*features: FeatureSpec) -> RequestEncoder:
     """Return the encoder of a model that has these counted features beside its own."""
     plain = manifest()
-    return RequestEncoder(plain.model_copy(update={"features": (*plain.features, *features)}))
+    return RequestEncoder(plain.model_copy(update={"features": (*plain.features, *features)}), tables())
 
 
 def history_of(*bought: tuple[int, int]) -> History:
@@ -215,15 +214,19 @@ def everyones() -> Popularity:
 def counted(
     encoder: RequestEncoder, candidates: list[int], history: History, context: dict[str, RawValue]
 ) -> list[list[int]]:
-    ids = encoder.counted_ids(
-        tables(),
-        everyones(),
-        candidates=np.array(candidates, np.uint32),
-        history=history,
+    made = encoder.encode(
+        "display",
+        user_id="u1",
+        user_features={},
         context=context,
+        candidates=(ids := np.array(candidates, np.uint32)),
+        rows=encoder.tables.rows_of(ids),
+        candidate_contexts=[{}] * len(candidates),
+        history=history,
+        popularity=everyones(),
         at_ms=0,
     )
-    return [list(map(int, row)) for row in ids]
+    return [list(map(int, row)) for row in made["candidate_ids"][:, 1:]]  # behind the candidate's own feature
 
 
 def check_ids(found: list[int], features: Sequence[FeatureSpec], days_ago: dict[str, list[int]]) -> None:
@@ -287,15 +290,7 @@ def test_a_model_says_whether_it_reads_popularity() -> None:
 
 
 def test_no_candidates_have_ids_of_no_rows() -> None:
-    ids = counting(*MATCH, *POPULARITY).counted_ids(
-        tables(),
-        everyones(),
-        candidates=np.zeros(0, np.uint32),
-        history=history_of((5, 1)),
-        context={},
-        at_ms=0,
-    )
-    assert ids.shape == (0, len(MATCH) + len(POPULARITY))
+    assert counted(counting(*MATCH, *POPULARITY), [], history_of((5, 1)), {}) == []
 
 
 TABLES = {
@@ -371,10 +366,17 @@ def test_rows_past_the_tables_are_refused(tmp_path: Path, row: int) -> None:
     rows = tables().rows
     rows[2] = row
     np.save(tmp_path / artefact.ITEM_ROWS_FILE, rows)
-    with pytest.raises(ArtefactError, match="different numbers of rows"):
+    with pytest.raises(ArtefactError, match="points past the item tables"):
         read_item_tables(tmp_path)
 
 
 def test_tensor_names_are_distinct() -> None:
     names = [v for k, v in vars(served_inputs).items() if k.isupper() and isinstance(v, str)]
     assert len(set(names)) == len(names) == 18
+
+
+def test_rows_that_do_not_end_in_the_cold_start_row_are_refused(tmp_path: Path) -> None:
+    write_tables(tmp_path)
+    np.save(tmp_path / artefact.ITEM_ROWS_FILE, tables().rows[:-1])
+    with pytest.raises(ArtefactError, match="does not end in the cold-start row"):
+        read_item_tables(tmp_path)
