@@ -167,6 +167,8 @@ def mix_by_dimension(gate: Tensor, outputs: Tensor) -> Tensor:
 class ServedCrocodile(ServedBackbone):
     """Crocodile with the first layers of all experts as one, split by side, and the gate, linear in r, too."""
 
+    linear_in_interest = True
+
     def __init__(self, trained: Crocodile) -> None:
         super().__init__()
         self.trained = trained

@@ -56,6 +56,8 @@ class Mlp(nn.Module):
 class ServedMlp(ServedBackbone):
     """The plain network with its first layer split by side; its other layers are the same for every domain."""
 
+    linear_in_interest = True
+
     def __init__(self, trained: Mlp) -> None:
         super().__init__()
         (weight, bias), *rest = trained.layers.layers()

@@ -70,6 +70,8 @@ class Mmoe(nn.Module):
 class ServedMmoe(ServedBackbone):
     """MMoE with the first layers of experts and gates split by side, and only this domain's gates and towers."""
 
+    linear_in_interest = True
+
     def __init__(self, trained: Mmoe) -> None:
         super().__init__()
         self.experts = trained.experts

@@ -151,6 +151,8 @@ class ServedPle(ServedBackbone):
     gates of two levels before the last and above, for they feed those experts.
     """
 
+    linear_in_interest = True
+
     def __init__(self, trained: Ple) -> None:
         super().__init__()
         self.axes, self.levels = trained.axes, trained.levels

@@ -63,6 +63,8 @@ class SharedBottom(nn.Module):
 class ServedSharedBottom(ServedBackbone):
     """Shared bottom with its first layer split by side, and only the towers that a request's domain has."""
 
+    linear_in_interest = True
+
     def __init__(self, trained: SharedBottom) -> None:
         super().__init__()
         self.bottom = trained.bottom

@@ -17,7 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from training.modules.partitioned_norm import PartitionedNorm
-from training.modules.split import BackboneWidths, ServedBackbone, fold_logit_columns
+from training.modules.split import BackboneWidths, ServedBackbone
+from training.modules.split_linear import SplitLinear
+from training.modules.stacked_layers import FoldedLayers, after_first
 
 
 class Options(BaseModel):
@@ -109,50 +111,35 @@ class Star(nn.Module):
 class ServedStar(ServedBackbone):
     """STAR with normalization, W_p * W and JRC's columns folded per domain, and the first layers split by side."""
 
+    linear_in_interest = True
+
     def __init__(self, trained: Star) -> None:
         super().__init__()
-        widths = trained.widths
-        ends = [0, widths.user, widths.item, widths.candidate, widths.interest]
-        for i in range(1, 5):
-            ends[i] += ends[i - 1]
-        self.user, self.item, self.candidate, self.interest = (slice(a, b) for a, b in pairwise(ends))
         with torch.no_grad():
             scale, shift = trained.norm.folded()  # (M, d), (M, d): z' = scale z + shift
-            folded = [layer.folded() for layer in trained.layers]
-            weight, bias = folded[0]
+            (weight, bias), *rest = [layer.folded() for layer in trained.layers]
             bias = bias + torch.einsum("md,mdh->mh", shift, weight)
-            weight = scale[..., None] * weight
-            self._keep("first_weight", weight)
-            self._keep("first_bias", bias)
-            self.depth = len(folded)
-            for i, (w, b) in enumerate(folded[1:], start=1):
-                last = i == self.depth - 1
-                self._keep(f"weight_{i}", fold_logit_columns(w.unflatten(-1, trained.outputs)) if last else w)
-                self._keep(f"bias_{i}", fold_logit_columns(b.unflatten(-1, trained.outputs)) if last else b)
-            domain_width = trained.domain.embedding_dim
-            first = trained.auxiliary_first.weight.T  # (domain + d, a)
-            self._keep(
-                "auxiliary_domain",
-                trained.domain.weight @ first[:domain_width] + trained.auxiliary_first.bias,
+            self.first = SplitLinear(scale[..., None] * weight, bias, trained.widths)
+            tasks, columns = trained.outputs
+            self.rest = FoldedLayers(rest, tasks=tasks, logit_columns=columns)
+            self.auxiliary_first = SplitLinear(
+                trained.auxiliary_first.weight.T,
+                trained.auxiliary_first.bias,
+                trained.widths,
+                domain_embedding=trained.domain.weight,
             )
-            self._keep("auxiliary_first", first[domain_width:])
-            last_weight = trained.auxiliary_last.weight.T.unflatten(-1, trained.outputs)
-            self._keep("auxiliary_weight", fold_logit_columns(last_weight))
-            self._keep(
-                "auxiliary_bias",
-                fold_logit_columns(trained.auxiliary_last.bias.unflatten(-1, trained.outputs)),
+            last = trained.auxiliary_last
+            self.auxiliary_last = FoldedLayers(
+                [(last.weight.T, last.bias)], tasks=tasks, logit_columns=columns
             )
-
-    def _keep(self, name: str, value: Tensor) -> None:
-        self.register_buffer(name, value.detach().clone().contiguous())
 
     def item_columns(self, embedding: Tensor) -> Tensor:
         """Return the item's share of the auxiliary network's first layer, (I, a)."""
-        return embedding @ self.get_buffer("auxiliary_first")[self.item]
+        return self.auxiliary_first.item_columns(embedding)
 
     def item_columns_by_domain(self, embedding: Tensor) -> Tensor:
         """Return the item's share of the star network's first layer, (M, I, h)."""
-        return embedding @ self.get_buffer("first_weight")[:, self.item]
+        return self.first.item_columns(embedding)
 
     def forward(
         self,
@@ -164,14 +151,8 @@ class ServedStar(ServedBackbone):
         domain: Tensor,
     ) -> Tensor:
         """Return natural-rate logits (N, T)."""
-        weight = self.get_buffer("first_weight")[domain][0]
-        once = user @ weight[self.user] + self.get_buffer("first_bias")[domain]  # (1, h)
-        rows = torch.cat([candidate, interest], dim=-1)
-        h = torch.relu(by_domain + once + rows @ weight[self.candidate.start :])
-        for i in range(1, self.depth):
-            h = h @ self.get_buffer(f"weight_{i}")[domain][0] + self.get_buffer(f"bias_{i}")[domain]
-            h = torch.relu(h) if i < self.depth - 1 else h
-        first = self.get_buffer("auxiliary_first")
-        once = user @ first[self.user] + self.get_buffer("auxiliary_domain")[domain]  # (1, a)
-        a = torch.relu(shared + once + rows @ first[self.candidate.start :])
-        return h + a @ self.get_buffer("auxiliary_weight") + self.get_buffer("auxiliary_bias")
+        joint = torch.cat([candidate, interest], dim=-1)
+        rest = [(weight[domain][0], bias[domain][0]) for weight, bias in self.rest.layers()]
+        star = after_first(self.first(user, by_domain, joint, domain), rest, last_linear=True)
+        first = self.auxiliary_first(user, shared, joint, domain)
+        return star + after_first(first, self.auxiliary_last.layers(), last_linear=True)

@@ -73,6 +73,7 @@ class ServedScorer(nn.Module):
         )
         self.reads = dict(model.reads)
         self.backbone = _served_backbone(model.backbone)
+        self._fold_interests(model)
         self.calibration = model.calibration
         task_names = [task.name for task in tasks]
         self.given = [task_names.index(task.given) if task.given else None for task in tasks]
@@ -82,6 +83,19 @@ class ServedScorer(nn.Module):
         self.history_widths = {
             name: m.history_columns(probe).shape[1] for name, m in self._interests().items()
         }
+
+    def _fold_interests(self, model: CtrModel) -> None:
+        """Let the backbone's first layers do the linear maps that interest modules end with, where they can."""
+        interests = self._interests()
+        maps = {name: module.last_map() for name, module in interests.items()}
+        if not self.backbone.linear_in_interest or all(found is None for found in maps.values()):
+            return
+        parts: list[Tensor] = []
+        for name, found in maps.items():
+            trained = model.interests[name]
+            parts.append(torch.eye(int(trained.out_width)) if found is None else found)  # type: ignore[arg-type]
+            interests[name].ends_in_map = found is None
+        self.backbone.fold_interest(torch.block_diag(*parts))
 
     def _interests(self) -> dict[str, ServedInterest]:
         return {name: m for name, m in self.interests.items() if isinstance(m, ServedInterest)}

@@ -30,7 +30,7 @@ from training.modules.alike_histories import over_alike_histories, pad_rows, tak
 from training.modules.cross_features import CrossFeatures, CrossName, CrossProjection
 from training.modules.search import Search
 from training.modules.split import HistoryPart, RowLayout, ServedInterest
-from training.modules.target_attention import mix, scores_by_head
+from training.modules.target_attention import mix, output_map, scores_by_head
 
 
 class SearchedAttention(nn.Module):
@@ -68,7 +68,9 @@ class SearchedAttention(nn.Module):
 
         def read(rows: tuple[Tensor, ...], part: HistoryPart, layout: RowLayout) -> Tensor:
             queries, sought = (pad_rows(row, part.index.shape[0], layout) for row in rows)
-            return take_rows(self.attend(queries, sought, keys_values, known, part), layout)
+            mixed, mass = self.attend(queries, sought, keys_values, known, part)
+            out: Tensor = self.output(take_rows(mixed, layout))
+            return torch.cat([out, take_rows(mass, layout)], dim=-1) if self.mass else out
 
         return over_alike_histories(read, (self.queries(target), sought), part, layout)
 
@@ -83,8 +85,8 @@ class SearchedAttention(nn.Module):
 
     def attend(
         self, queries: Tensor, sought: Tensor, keys_values: Tensor, known: Tensor, part: HistoryPart
-    ) -> Tensor:
-        """Search and attend over padded histories, (V, P, ·) -> (V, P, out_width).
+    ) -> tuple[Tensor, Tensor]:
+        """Search and attend over padded histories; return what the heads mixed (V, P, inner) and masses (V, P, A).
 
         `keys_values` (U, 2 * A * head_width) and `known` (U, Wi) are those of `part.items`.
         """
@@ -99,8 +101,7 @@ class SearchedAttention(nn.Module):
             values,
             kept[:, None],
         )
-        out: Tensor = self.output(mixed)
-        return torch.cat([out, mass], dim=-1) if self.mass else out
+        return mixed, mass
 
     def fill_unseen(self, age_seen: Tensor, strength_seen: Tensor) -> None:
         """Give each bucket that training never saw the embedding of the nearest that it saw."""
@@ -119,6 +120,10 @@ class ServedSearchedAttention(ServedInterest):
         self.trained = trained
         self.inner = trained.heads * trained.head_width
 
+    def last_map(self) -> Tensor | None:
+        """Return W^o, and the identity for the masses beside it."""
+        return output_map(self.trained.output, masses=self.trained.heads * self.trained.mass)
+
     def item_columns(self, embedding: Tensor) -> Tensor:
         """Return scaled queries and what the search needs of a target, (I, A * head_width + Wt)."""
         return torch.cat([self.trained.queries(embedding), self.trained.search.of_targets(embedding)], dim=-1)
@@ -135,11 +140,12 @@ class ServedSearchedAttention(ServedInterest):
         """Return (N, out_width)."""
         index = torch.arange(history.shape[0])[None]
         part = HistoryPart(history, index, size[None], age[None], strength[None])
-        out: Tensor = self.trained.attend(
+        mixed, mass = self.trained.attend(
             columns[None, :, : self.inner],
             columns[None, :, self.inner :],
             history[:, : 2 * self.inner],
             history[:, 2 * self.inner :],
             part,
         )
-        return out[0]
+        out: Tensor = self.trained.output(mixed[0]) if self.ends_in_map else mixed[0]
+        return torch.cat([out, mass[0]], dim=-1) if self.trained.mass else out

@@ -74,6 +74,13 @@ class ServedInterest(nn.Module):
     candidate, and of one that stands in a history. `forward` is run per request.
     """
 
+    ends_in_map = True
+    """Whether `forward` applies `last_map`; not where a backbone has folded it into its own weights."""
+
+    def last_map(self) -> Tensor | None:
+        """Return the linear map (mixed, out) that ends the module, if folding it away saves work; else None."""
+        return None
+
     def item_columns(self, embedding: Tensor) -> Tensor:
         """Return what is stored per item for when it is a candidate, (I, D) -> (I, W)."""
         raise NotImplementedError
@@ -95,6 +102,16 @@ class ServedInterest(nn.Module):
 
 class ServedBackbone(nn.Module):
     """A backbone's served form; JRC's two logit columns are folded into one."""
+
+    linear_in_interest = False
+    """Whether interest is read by `SplitLinear` layers and by nothing else."""
+
+    def fold_interest(self, matrix: Tensor) -> None:
+        """From now on read what `matrix` (mixed, interest) maps to interest: the map goes into the first layers."""
+        for module in self.modules():
+            fold = getattr(module, "fold_interest", None)
+            if fold is not None and module is not self:
+                fold(matrix)
 
     def item_columns(self, embedding: Tensor) -> Tensor:
         """Return what is stored per item for all domains, (I, Ws)."""

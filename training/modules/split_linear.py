@@ -11,6 +11,7 @@ one `SplitLinear`.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from training.modules.split import BackboneWidths
@@ -49,6 +50,7 @@ class SplitLinear(nn.Module):
         """
         super().__init__()
         self.by_domain = weight.dim() == 3
+        self.candidate_width = widths.candidate
         domain_width = 0 if domain_embedding is None else domain_embedding.shape[-1]
         parts = (domain_width, widths.user, widths.item, widths.candidate + widths.interest)
         if weight.shape[-2] != sum(parts):
@@ -66,6 +68,11 @@ class SplitLinear(nn.Module):
             ("bias", total),
         ):
             self.register_buffer(name, value.clone().contiguous())
+
+    def fold_interest(self, matrix: Tensor) -> None:
+        """From now on read what `matrix` (mixed, interest) maps to interest."""
+        candidate, interest = self.joint_weight.tensor_split([self.candidate_width], dim=-2)
+        self.joint_weight = torch.cat([candidate, matrix @ interest], dim=-2).contiguous()
 
     def item_columns(self, embedding: Tensor) -> Tensor:
         """Return the item's share: (I, D) -> (I, h), or (M, I, h) where the weights are each domain's own."""

@@ -157,6 +157,10 @@ class ServedTargetAttention(ServedInterest):
         with torch.no_grad():
             self.register_buffer("crossed", trained.crossed())
 
+    def last_map(self) -> Tensor | None:
+        """Return W^o, and the identity for the masses beside it."""
+        return output_map(self.output, masses=self.heads * self.mass)
+
     def item_columns(self, embedding: Tensor) -> Tensor:
         """Return scaled queries, each with a 1 behind it, (I, A * (head_width + 1))."""
         queries = self.query(embedding) / math.sqrt(self.head_width)
@@ -189,8 +193,16 @@ class ServedTargetAttention(ServedInterest):
             shares = torch.softmax(scores, dim=-1)
             mixed = torch.matmul(shares, values.transpose(0, 1)).transpose(0, 1).flatten(1)
             mass = softplus(scores.amax(-1) - torch.log(shares.amax(-1))).transpose(0, 1)
-        out: Tensor = self.output(mixed)
+        out: Tensor = self.output(mixed) if self.ends_in_map else mixed
         return torch.cat([out, mass], dim=-1) if self.mass else out
+
+
+def output_map(output: nn.Linear, *, masses: int) -> Tensor | None:
+    """Return W^o (mixed, out) and the identity for the masses beside it; None where it makes less of more."""
+    if output.in_features > output.out_features:
+        return None
+    matrix: Tensor = torch.block_diag(output.weight.detach().T, torch.eye(masses))
+    return matrix
 
 
 def attend(

@@ -71,8 +71,9 @@ def test_golden_pre_activation() -> None:
 
 def test_golden_fold_in_the_served_form() -> None:
     served = golden().served()
-    close(served.get_buffer("first_weight")[1], W_EFF, atol=1e-6)
-    close(served.get_buffer("first_bias")[1], B_EFF, atol=1e-6)
+    first = served.first
+    close(torch.cat([first.user_weight[1], first.item_weight[1], first.joint_weight[1]]), W_EFF, atol=1e-6)
+    close(first.bias[1], B_EFF, atol=1e-6)
     by_domain = served.item_columns_by_domain(GOLDEN_X[:, 1:2])
     assert by_domain.shape == (2, 2, 2)
     close(by_domain[1], GOLDEN_X[:, 1:2] * torch.tensor([W_EFF[1]]), atol=1e-6)

@@ -16,6 +16,7 @@ from tests.suites.models.built import SMALL, TASKS, Choice, build, graph_inputs,
 from tests.support.synthetic_encoded import tiny_encoded
 from training.data.encoded import EncodedData
 from training.export import served_scorer
+from training.export.parity import reference_logits
 from training.export.raw_requests import Case
 from training.export.served_scorer import ServedScorer
 from training.fit import probabilities
@@ -132,3 +133,29 @@ def test_making_a_scorer_leaves_the_model_ready_to_predict(data: EncodedData) ->
     model = build(STAR, data).train()
     ServedScorer(model, TASKS, 3)
     assert not model.training
+
+
+@pytest.mark.parametrize(
+    "backbone", ["mlp", "shared_bottom", "mmoe", "ple", "star", "crocodile", "pepnet", "dcnv2"]
+)
+def test_maps_that_interests_end_with_go_into_the_first_layers_where_they_can(
+    backbone: str, data: EncodedData
+) -> None:
+    """Folded, a module gives what its heads mixed, and the logits are the model's own all the same."""
+    interests = (
+        {"name": "twin_v2", **SMALL["twin_v2"], "mass": True, "out_width": 9},
+        {"name": "eta", **SMALL["eta"], "out_width": 9},
+        {"name": "mean_pooling", **SMALL.get("mean_pooling", {})},
+    )
+    model = build(Choice({"name": backbone, **SMALL[backbone]}, interests, 2), data)
+    scorer = ServedScorer(model, TASKS, 3).eval()
+    ends = {name: module.ends_in_map for name, module in scorer.interests.items()}
+    foldable = {name for name, module in scorer.interests.items() if module.last_map() is not None}
+    assert foldable
+    linear = backbone not in ("pepnet", "dcnv2")
+    assert ends == {name: not (linear and name in foldable) for name in ends}
+    tables = item_tables(scorer.item_tables(model, data.features))
+    case = Case(0, np.arange(9))
+    with torch.inference_mode():
+        logit, _ = scorer(**graph_inputs(data, tables, case))
+    np.testing.assert_allclose(logit.numpy(), reference_logits(model, data, case), atol=5e-4, rtol=1e-4)
