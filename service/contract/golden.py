@@ -88,7 +88,7 @@ def golden_feeds(
         at_ms=request.at_ms,
         limits=manifest.history,
     )
-    candidates = np.array(catalogue.ids_of(c.item_id for c in request.candidates), np.uint32)
+    candidates = catalogue.ids_of(c.item_id for c in request.candidates)
     popularity = Popularity.empty() if request.popularity is None else decode_popularity(request.popularity)
     return assemble(
         tables,

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import xxhash
 
-from service.contract.history import UNKNOWN_ITEM, Behaviors, encode_behaviors, quantize_strength
+from service.contract.history import U32, UNKNOWN_ITEM, Behaviors, encode_behaviors, quantize_strength
 from service.events.decode import BehaviorEvent, Event, ImpressionEvent
 from service.guarded_store import GuardedStore
 from service.models.live import Serving
@@ -82,7 +82,7 @@ async def accept_events(
             appended=result.appended_count,
             duplicates=result.duplicates_count,
             dropped=result.dropped_count,
-            unknown=items.count(UNKNOWN_ITEM),
+            unknown=int(np.count_nonzero(items == UNKNOWN_ITEM)),
         )
 
     total: Counter[str] = Counter()
@@ -95,13 +95,13 @@ async def accept_events(
     return accepted
 
 
-def _pack(behaviors: Sequence[BehaviorEvent], items: Sequence[int], now_ms: int) -> bytes:
+def _pack(behaviors: Sequence[BehaviorEvent], items: U32, now_ms: int) -> bytes:
     times = [now_ms if behavior.at_ms is None else behavior.at_ms for behavior in behaviors]
     events = [xxhash.xxh3_64_intdigest(str(behavior.event_id).encode()) for behavior in behaviors]
     return encode_behaviors(
         Behaviors(
             np.array(times, np.int64),
-            np.array(items, np.uint32),
+            items,
             quantize_strength([behavior.strength for behavior in behaviors]),
         ),
         np.array(events, np.uint64),

@@ -26,7 +26,7 @@ class Encoded:
 def encode(request: ScoreRequest, route: Route, user: User, *, at_ms: int) -> Encoded:
     """Return the tensors of a request."""
     model = route.model
-    candidates = np.array(model.catalogue.ids_of(request.item_ids), np.uint32)
+    candidates = model.catalogue.ids_of(request.item_ids)
     unknown = np.flatnonzero(model.tables.rows_of(candidates) == 0).tolist()
     feeds = assemble(
         model.tables,
