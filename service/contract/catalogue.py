@@ -32,7 +32,7 @@ CATALOGUE_FILE_SUFFIX = ".txt"
 ID_TABLE_FILE_SUFFIX = ".ids"
 ITEM_ID_BYTES_MAX = 256
 
-_CHUNK_BYTES = 1 << 24
+_CHUNK_BYTES = 1 << 20
 
 
 class CatalogueRef(BaseModel):

@@ -52,14 +52,13 @@ def dict_ids(listed: Sequence[str], asked: Sequence[str]) -> list[int]:
 
 def slow_hash(key: bytes, seed: int) -> int:
     """Return a key's hash, word by word in whole numbers."""
-    total = 0
+    hashed = 0
     for number, (word,) in enumerate(struct.iter_unpack("<Q", key), 1):
-        mixed = word * 0x9E3779B97F4A7C15 & WORD_BITS
         state = (seed * 5 + number) * 0x9E3779B97F4A7C15 & WORD_BITS
         state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & WORD_BITS
         state = (state ^ state >> 27) * 0x94D049BB133111EB & WORD_BITS
-        total += (mixed ^ mixed >> 32) * (state ^ state >> 31 | 1)
-    return total & WORD_BITS
+        hashed = ((hashed ^ hashed >> 32) + word) * (state ^ state >> 31 | 1) & WORD_BITS
+    return hashed
 
 
 def slow_id(image: bytes, item_id: str) -> int:
@@ -103,10 +102,10 @@ def test_golden_table() -> None:
 @pytest.mark.parametrize(
     ("key", "seed", "expected"),
     [
-        (b"7".ljust(16, b"\0"), 0, 0x00DB9B6C411893D7),
-        (b"1082185".ljust(16, b"\0"), 0, 0xC798E23E0D09D8B2),
-        (b"exactly-12-b".ljust(16, b"\0"), 1, 0xF8C91FD9732DBB0E),
-        (b"x" * 36 + bytes(4), 7, 0xAD372F117063FE66),
+        (b"7".ljust(16, b"\0"), 0, 0xD3FF271552C29BC0),
+        (b"1082185".ljust(16, b"\0"), 0, 0x96E232FDDD604E8D),
+        (b"exactly-12-b".ljust(16, b"\0"), 1, 0xDA4AFB5AEEF04B1B),
+        (b"x" * 36 + bytes(4), 7, 0x974EFA335EC22A97),
     ],
 )
 def test_golden_hashes(key: bytes, seed: int, expected: int) -> None:
