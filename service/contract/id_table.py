@@ -44,6 +44,8 @@ SLOT_WORDS_RANGE: Final = (2, 5)
 FITTING_SHARE: Final = 0.99
 """Slots are as wide as this share of a list's ids needs; what is longer has a digest."""
 LOAD_FACTOR: Final = 0.8
+SPARE_SLOTS_COUNT: Final = 16
+"""Beyond the load factor, so that a list of a few items finds places soon too."""
 GROUP_KEYS_COUNT: Final = 5
 """Keys of a group on average, at most."""
 DISPLACEMENTS: Final = (np.arange(1, 2**16, 2) * 0x9E3B % 2**16).astype(np.uint16)
@@ -126,45 +128,45 @@ def build_id_table(lines: bytes | mmap, items_count: int, list_sha256: bytes) ->
         CatalogueError: an id occurs twice.
     """
     words, longest_bytes = _slot_words(lines)
-    masks = _masks(words)
-    slots_count, groups_count = max(1, int(items_count / LOAD_FACTOR)), 2
+    masks, digests = _masks(words), longest_bytes > _key_bytes(words)
+    slots_count, groups_count = int(items_count / LOAD_FACTOR) + SPARE_SLOTS_COUNT, 2
     while groups_count * GROUP_KEYS_COUNT < items_count:
         groups_count *= 2
 
-    def chunks_of_keys() -> Iterator[U64]:
-        digests = longest_bytes > _key_bytes(words)
-        return (_keys_of(_enclosed(chunk, masks), masks, digests=digests) for chunk in _chunks(lines))
+    def keys_by_rows() -> Iterator[tuple[slice, U64]]:
+        done = 0
+        for chunk in _chunks(lines):
+            keys = _keys_of(_enclosed(chunk, masks), masks, digests=digests)
+            yield slice(done, done + len(keys)), keys
+            done += len(keys)
 
+    hashes = np.empty(items_count, np.uint64)
     for seed in range(SEEDS_COUNT):
         multipliers = _multipliers(seed, words)
-        hashes = np.empty(items_count, np.uint64)
-        done = 0
-        for keys in chunks_of_keys():
-            hashes[done : done + len(keys)] = _hashes_of(keys, multipliers)
-            done += len(keys)
+        for rows, keys in keys_by_rows():
+            hashes[rows] = _hashes_of(keys, multipliers)
         placed = _placed(hashes, groups_count, slots_count)
-        if placed is None:
-            _refuse_repeated(hashes, chunks_of_keys())
-            continue
-        displacements, places = placed
-        slots_at, image_bytes = _layout(slots_count, groups_count, words)
-        image = bytearray(image_bytes)
-        np.ndarray(groups_count, "<u2", image, HEADER_BYTES)[:] = displacements
-        slots: U64 = np.ndarray((slots_count, words), "<u8", image, slots_at)
-        done = 0
-        for keys in chunks_of_keys():
-            ids = np.arange(done + 1, done + len(keys) + 1, dtype=np.uint64)
-            keys[:, -1] |= ids << _HALF
-            slots[places[done : done + len(keys)]] = keys
-            done += len(keys)
-        numbers = (items_count, slots_count, groups_count, words, seed, longest_bytes)
-        _HEADER.pack_into(image, 0, MAGIC, b"", list_sha256, *numbers)
-        with memoryview(image) as whole:
-            image[len(MAGIC) : _SEALED_AT] = _digest(whole[_SEALED_AT:])
-        return image
-    raise CatalogueError(
-        f"none of {SEEDS_COUNT} seeds gives each of {items_count} item ids a hash of its own"
-    )
+        if placed is not None:
+            break
+        _refuse_repeated(hashes, keys_by_rows())
+    else:
+        raise CatalogueError(
+            f"none of {SEEDS_COUNT} seeds gives each of {items_count} item ids a hash of its own"
+        )
+    displacements, places = placed
+    slots_at, image_bytes = _layout(slots_count, groups_count, words)
+    image = bytearray(image_bytes)
+    np.ndarray(groups_count, "<u2", image, HEADER_BYTES)[:] = displacements
+    slots: U64 = np.ndarray((slots_count, words), "<u8", image, slots_at)
+    ids = np.arange(1, items_count + 1, dtype=np.uint64) << _HALF
+    for rows, keys in keys_by_rows():
+        keys[:, -1] |= ids[rows]
+        slots[places[rows]] = keys
+    numbers = (items_count, slots_count, groups_count, words, seed, longest_bytes)
+    _HEADER.pack_into(image, 0, MAGIC, b"", list_sha256, *numbers)
+    with memoryview(image) as whole:
+        image[len(MAGIC) : _SEALED_AT] = _digest(whole[_SEALED_AT:])
+    return image
 
 
 def _placed(hashes: U64, groups_count: int, slots_count: int) -> tuple[U16, U32] | None:
@@ -204,19 +206,16 @@ def _placed(hashes: U64, groups_count: int, slots_count: int) -> tuple[U16, U32]
     return displacements, places
 
 
-def _refuse_repeated(hashes: U64, chunks: Iterator[U64]) -> None:
+def _refuse_repeated(hashes: U64, keys_by_rows: Iterator[tuple[slice, U64]]) -> None:
     """Refuse a list in which two ids of equal hash have the same key."""
     values, counts = np.unique(hashes, return_counts=True)
     suspects = np.isin(hashes, values[counts > 1])
     seen: set[bytes] = set()
-    done = 0
-    for keys in chunks:
-        for row in np.flatnonzero(suspects[done : done + len(keys)]):
-            key = keys[row].tobytes()
-            if key in seen:
+    for rows, keys in keys_by_rows:
+        for key in keys[suspects[rows]]:
+            if key.tobytes() in seen:
                 raise CatalogueError("an item id occurs twice")
-            seen.add(key)
-        done += len(keys)
+            seen.add(key.tobytes())
 
 
 def _keys_of(lines: bytes, masks: npt.NDArray[np.void], *, digests: bool) -> U64:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.contract.catalogue import (
@@ -40,6 +40,7 @@ def test_repeated_item_is_refused() -> None:
         Catalogue("items", ["x", "x"])
 
 
+@settings(deadline=None)
 @given(st.lists(item_ids_of_a_line, unique=True), st.lists(item_ids_of_a_line))
 def test_extending_keeps_every_id(item_ids: list[str], more: list[str]) -> None:
     old = Catalogue("items", item_ids)
@@ -51,6 +52,7 @@ def test_extending_keeps_every_id(item_ids: list[str], more: list[str]) -> None:
     new.check(old.ref())
 
 
+@settings(deadline=None)
 @given(st.lists(item_ids_of_a_line, unique=True), st.data())
 def test_reference_to_the_first_items_is_that_of_their_own_catalogue(
     item_ids: list[str], data: st.DataObject
