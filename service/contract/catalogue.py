@@ -220,15 +220,15 @@ def read_catalogue(folder: Path) -> Catalogue:
         reason = os.strerror(error.errno) if error.errno else "unreadable"
         raise CatalogueError(f"no catalogue at {folder}: {reason}. Publish an artefact first") from error
     catalogue = Catalogue.of_lines(folder.name, lines)
-    if version != catalogue.version:
+    if version != catalogue.version or lines[-1:] not in (b"", b"\n"):
         raise CatalogueError(f"catalogue {folder}/{version} was altered: its content does not match its name")
     table = folder / f"{version}{ID_TABLE_FILE_SUFFIX}"
     if table.exists():
         try:
             catalogue.use_id_table(_mapped(table))
-        except CatalogueError as error:
+        except (OSError, CatalogueError) as error:
             raise CatalogueError(
-                f"the table {table} was altered, or is another release's: {error}. Delete it and publish again"
+                f"the table {table} cannot be read: {error}. Delete it and publish again"
             ) from error
     return catalogue
 

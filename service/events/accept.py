@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import xxhash
 
-from service.contract.history import U32, UNKNOWN_ITEM, Behaviors, encode_behaviors, quantize_strength
+from service.contract.history import UNKNOWN_ITEM, Behaviors, encode_behaviors, quantize_strength
 from service.events.decode import BehaviorEvent, Event, ImpressionEvent
 from service.guarded_store import GuardedStore
 from service.models.live import Serving
@@ -70,8 +70,11 @@ async def accept_events(
         else:
             accepted.labels_count += 1
 
+    item_ids = [str(behavior.item_id) for behaviors in by_user.values() for behavior in behaviors]
+    catalogue_ids = dict(zip(item_ids, serving.catalogue.ids_of(item_ids).tolist(), strict=True))
+
     async def append(user_id: str, behaviors: list[BehaviorEvent]) -> Counter[str]:
-        items = serving.catalogue.ids_of(str(behavior.item_id) for behavior in behaviors)
+        items = [catalogue_ids[str(behavior.item_id)] for behavior in behaviors]
         result = await store.append_behaviors(
             user_id,
             _pack(behaviors, items, now_ms),
@@ -82,7 +85,7 @@ async def accept_events(
             appended=result.appended_count,
             duplicates=result.duplicates_count,
             dropped=result.dropped_count,
-            unknown=int(np.count_nonzero(items == UNKNOWN_ITEM)),
+            unknown=items.count(UNKNOWN_ITEM),
         )
 
     total: Counter[str] = Counter()
@@ -95,13 +98,13 @@ async def accept_events(
     return accepted
 
 
-def _pack(behaviors: Sequence[BehaviorEvent], items: U32, now_ms: int) -> bytes:
+def _pack(behaviors: Sequence[BehaviorEvent], items: Sequence[int], now_ms: int) -> bytes:
     times = [now_ms if behavior.at_ms is None else behavior.at_ms for behavior in behaviors]
     events = [xxhash.xxh3_64_intdigest(str(behavior.event_id).encode()) for behavior in behaviors]
     return encode_behaviors(
         Behaviors(
             np.array(times, np.int64),
-            items,
+            np.array(items, np.uint32),
             quantize_strength([behavior.strength for behavior in behaviors]),
         ),
         np.array(events, np.uint64),

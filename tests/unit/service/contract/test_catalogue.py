@@ -131,6 +131,15 @@ def test_altered_file_is_refused(tmp_path: Path, body: bytes) -> None:
         read_catalogue(folder)
 
 
+def test_list_without_its_last_line_end_is_refused_even_under_its_own_hash(tmp_path: Path) -> None:
+    body = b"x\ny"
+    version = f"1-{hashlib.sha256(body).hexdigest()[:12]}"
+    (tmp_path / f"{version}.txt").write_bytes(body)
+    (tmp_path / "current").write_text(version)
+    with pytest.raises(CatalogueError, match="altered"):
+        read_catalogue(tmp_path)
+
+
 def test_ids_are_looked_up_in_the_mapped_file(tmp_path: Path) -> None:
     """Memory of the file's own: a worker that made the table itself would hold it alone."""
     write_catalogue(tmp_path / "items", Catalogue("items", ["x", "y"]))
@@ -180,7 +189,7 @@ def test_altered_table_is_refused(tmp_path: Path, table: bytes, reason: str) -> 
     (file,) = folder.glob("*.ids")
     file.write_bytes(table)
     with pytest.raises(
-        CatalogueError, match=rf"{file.name} was altered.*{reason}.*Delete it and publish again"
+        CatalogueError, match=rf"{file.name} cannot be read: .*{reason}.*Delete it and publish again"
     ):
         read_catalogue(folder)
     file.unlink()
