@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import resource
 import sys
 import tempfile
@@ -86,7 +87,8 @@ def measured(items_count: int, *, rounds: int) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(prefix="twinstar-catalogue-") as temporary:
         folder = Path(temporary) / "items"
-        row: dict[str, Any] = {"items": items_count, **_apart(make, folder, items_count)}
+        row: dict[str, Any] = {"items": items_count, "load_average_before": round(os.getloadavg()[0], 1)}
+        row |= _apart(make, folder, items_count)
         catalogue = read_catalogue(
             folder
         )  # held open: what is shared with another process is not that one's own
@@ -133,7 +135,10 @@ def open_table(folder: Path) -> dict[str, float]:
         assert catalogue.id_of("unknown") == UNKNOWN_ITEM
         seconds.append(time.perf_counter() - began)
     private = _memory_bytes("Private_Clean", "Private_Dirty") - before
-    return {"table_open_s": round(float(np.median(seconds)), 4), "table_private_bytes": private}
+    return {
+        "table_open_s": round(float(np.median(seconds)), 4),
+        "table_private_bytes": max(0, private),  # the interpreter may give some back meanwhile
+    }
 
 
 def open_dict(folder: Path) -> dict[str, float]:
@@ -230,7 +235,8 @@ def rendered(results: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             f"`{meta['command']}` on {meta['date']}, {meta['machine']}, {versions}; "
-            f"median of {rows[0]['lookups'][0]['rounds']} rounds.",
+            f"median of {rows[0]['lookups'][0]['rounds']} rounds, load average "
+            f"{rows[0]['load_average_before']} when it began.",
             table(HELD_HEADER, [held(row) for row in rows]),
             table(LOOKED_UP_HEADER, [looked_up(row, lookup) for row in rows for lookup in row["lookups"]]),
         ]

@@ -49,7 +49,7 @@ def test_a_row_has_sizes_of_the_files_and_is_shown_with_its_look_ups():
     assert [lookup["ids"] for lookup in row["lookups"]] == [200, 500]
     meta = {"versions": {"numpy": "2"}, "command": "c", "date": "d", "machine": "m"}
     lines = rendered({"meta": meta, "rows": [row]}).splitlines()
-    assert lines[0] == "`c` on d, m, numpy 2; median of 2 rounds."
+    assert lines[0].startswith("`c` on d, m, numpy 2; median of 2 rounds, load average ")
     assert [line.split("|")[1:3] for line in lines if line.startswith("| 2,000")][1:] == [
         [" 2,000 ", " 200 "],
         [" 2,000 ", " 500 "],
