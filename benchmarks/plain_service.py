@@ -119,7 +119,7 @@ class Model:
         user_ids = self.encoder.user_ids(request.user_id, user_features, request.context, at_ms=request.at_ms)
         candidates = [Candidate(item_id=c) if isinstance(c, str) else c for c in request.candidates]
         rows = len(candidates)
-        items = np.array(self.catalogue.ids_of(candidate.item_id for candidate in candidates), np.uint32)
+        items = self.catalogue.ids_of(candidate.item_id for candidate in candidates)
         contexts = [candidate.context for candidate in candidates]
         item_rows = self.encoder.tables.rows_of(items)
         feeds = {

@@ -187,7 +187,8 @@ class Workbench:
 
     def catalogue_ids_in(self, catalogue: Catalogue) -> U32:
         """Return the id in a catalogue of every item row, (I,); row 0 is the unknown item."""
-        return np.array([0, *catalogue.ids_of(self.dataset.items["item_id"].to_list())], np.uint32)
+        ids = catalogue.ids_of(self.dataset.items["item_id"].to_list())
+        return np.concatenate([np.zeros(1, np.uint32), ids])
 
     def encoded(self, progress: Progress) -> EncodedData:
         """Return the dataset as ids, with histories over all snapshots; made once a process."""

@@ -6,13 +6,14 @@ import hashlib
 import os
 import re
 import tempfile
+from mmap import mmap
 from pathlib import Path
 from typing import Final
 
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | bytearray | mmap) -> None:
     """Write a file beside its target, flush it to disk, and rename it over the target."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)

@@ -77,7 +77,7 @@ def golden_feeds(
     request: GoldenRequest, *, manifest: Manifest, catalogue: Catalogue, encoder: RequestEncoder
 ) -> Feeds:
     """Return the tensors of a golden request for its domain's graph."""
-    candidates = np.array(catalogue.ids_of(c.item_id for c in request.candidates), np.uint32)
+    candidates = catalogue.ids_of(c.item_id for c in request.candidates)
     return encoder.encode(
         request.domain,
         user_id=request.user_id,

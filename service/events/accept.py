@@ -70,8 +70,11 @@ async def accept_events(
         else:
             accepted.labels_count += 1
 
+    item_ids = [str(behavior.item_id) for behaviors in by_user.values() for behavior in behaviors]
+    catalogue_ids = dict(zip(item_ids, serving.catalogue.ids_of(item_ids).tolist(), strict=True))
+
     async def append(user_id: str, behaviors: list[BehaviorEvent]) -> Counter[str]:
-        items = serving.catalogue.ids_of(str(behavior.item_id) for behavior in behaviors)
+        items = [catalogue_ids[str(behavior.item_id)] for behavior in behaviors]
         result = await store.append_behaviors(
             user_id,
             _pack(behaviors, items, now_ms),

@@ -26,7 +26,7 @@ class Encoded:
 def encode(request: ScoreRequest, route: Route, user: User, *, at_ms: int) -> Encoded:
     """Return the tensors of a request."""
     model, encoder = route.model, route.model.encoder
-    candidates = np.array(model.catalogue.ids_of(request.item_ids), np.uint32)
+    candidates = model.catalogue.ids_of(request.item_ids)
     rows = encoder.tables.rows_of(candidates)
     feeds = encoder.encode(
         route.domain,

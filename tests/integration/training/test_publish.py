@@ -120,15 +120,15 @@ def check_published(config: PipelineConfig, records: dict[str, UserRecord]) -> N
         assert snapshot.at_ms == end_ms
         assert snapshot.size.sum() == len(mine)
         tail = mine.tail(50)
-        assert snapshot.tail.item.tolist() == catalogue.ids_of(tail["item_id"])
+        assert snapshot.tail.item.tolist() == catalogue.ids_of(tail["item_id"]).tolist()
         assert snapshot.tail.at_ms.tolist() == tail["at_ms"].to_list()
-        assert set(snapshot.item.tolist()) <= set(catalogue.ids_of(mine["item_id"]))
+        assert set(snapshot.item.tolist()) <= set(catalogue.ids_of(mine["item_id"]).tolist())
         counted = dict(zip(snapshot.counts.item.tolist(), snapshot.counts.count.tolist(), strict=True))
-        assert counted == Counter(catalogue.ids_of(mine["item_id"]))
+        assert counted == Counter(catalogue.ids_of(mine["item_id"]).tolist())
     popularity = read_popularity(registry, config.publish.snapshot_line, ref)
     assert popularity.at_ms == end_ms
     level = popularity.levels["item_id"]
-    everyones = Counter(catalogue.ids_of(rows.filter(pl.col("at_ms") < end_ms)["item_id"]))
+    everyones = Counter(catalogue.ids_of(rows.filter(pl.col("at_ms") < end_ms)["item_id"]).tolist())
     assert dict(zip((level.keys >> 32).tolist(), level.count.tolist(), strict=True)) == everyones
 
 
