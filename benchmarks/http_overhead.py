@@ -5,8 +5,8 @@
 Bare uvicorn, Starlette and FastAPI answer an empty request as our GET /livez does; ours also scores candidates
 of the catalogue for an unknown user, as ids alone and with the features a candidate may have, in JSON and in
 MessagePack. All servers run at once on one core, each with one process, and are asked in turn, round by round,
-over one connection. What of our time went into which stage is what its /metrics say (by the wall clock: on a busy
-machine they grow, the processor time does not). Writes its table into docs/performance.md.
+over one connection. What of our time went into which stage is in its /metrics, measured by the processor's clock
+too. Writes its table into docs/performance.md.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sample:
-    """One round of a cell: microseconds a request, of the processor, and of each stage by the wall clock."""
+    """One round of a cell: microseconds of the processor that a request took, and each of its stages."""
 
     cell: Cell
     cpu_us: float
@@ -126,18 +126,16 @@ def run(registry: Path, model: str, *, rounds: int) -> list[Sample]:
 
 def started(folder: Path, registry: Path, model: str, core: set[int] | None) -> Iterator[tuple[str, Any]]:
     """Yield the systems and what runs their servers. Ours has an empty store of its own, and one model."""
-    for kind in BARE:
-        command = ("-m", "benchmarks.bare_servers", "--kind", kind)
-        yield kind, running(kind, command, {}, cores=core, log=folder / f"{kind}.log")
     plan = folder / "experiments.yaml"
     plan.write_text(_PLAN.format(model=model))
     environment = {
         "TWINSTAR_REGISTRY": str(registry),
         "TWINSTAR_STORE_URL": "memory://",
         "TWINSTAR_EXPERIMENTS_FILE": str(plan),
-        "TWINSTAR_LOG_LEVEL": "warning",
     }
-    yield OURS, running(OURS, ("-m", "service"), environment, cores=core, log=folder / "ours.log")
+    for kind in (*BARE, OURS):
+        command = ("-m", "benchmarks.http_servers", "--kind", kind)
+        yield kind, running(kind, command, environment, cores=core, log=folder / f"{kind}.log")
 
 
 def cells(manifest: Manifest, item_ids: Sequence[str]) -> list[Cell]:
@@ -196,9 +194,11 @@ def measure(cell: Cell, server: Server) -> Sample:
         LoadError: an answer is no 200.
         ServerError: the server's processor time cannot be read.
     """
-    stages_before, cpu_before_s = stages_of(cell, server), server.cpu_s()
+    stages_before = stages_of(cell, server)
+    cpu_before_s = server.cpu_s()
     load = run_load(server.port, [cell.request], connections=1, seconds=ROUND_S, requests_max=REQUESTS_MAX)
-    stages_after, cpu_after_s = stages_of(cell, server), server.cpu_s()
+    cpu_after_s = server.cpu_s()  # before /metrics are asked for, which take as long as several requests
+    stages_after = stages_of(cell, server)
     if cpu_before_s is None or cpu_after_s is None:
         raise ServerError(f"/proc does not tell the processor time of {server.name}")
     count = len(load.latencies_ms)
@@ -268,6 +268,7 @@ def rendered(results: Mapping[str, Any]) -> str:
         "decode_us": "decode, µs",
         "respond_us": "respond, µs",
         "score_us": "the graph, µs",
+        "over_score": "CPU over the graph",
     }
     lines = [
         [

@@ -1,14 +1,16 @@
-"""Servers that do next to nothing, to hold ours against: what uvicorn, Starlette and FastAPI cost by themselves.
+"""Servers for `http_overhead.py`: ours, and what uvicorn, Starlette and FastAPI cost by themselves.
 
-    python -m benchmarks.bare_servers --kind {uvicorn,starlette,fastapi} --port 8001
+    python -m benchmarks.http_servers --kind {uvicorn,starlette,fastapi,twinstar} --port 8001
 
 Each answers GET /livez and GET /readyz as ours answers GET /livez. `uvicorn` also answers POST /score: it reads
-ids from JSON and writes two numbers for each, with nothing between. All run as ours does (`service/__main__.py`).
+ids from JSON and writes two numbers for each, with nothing between. `twinstar` is our app, by its settings in the
+environment, with stages timed by the processor's clock. All run under uvicorn as `python -m service` does.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -20,6 +22,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.app import create_app
+from service.clock import SystemClock
 
 ALIVE: Final = b'{"status":"alive"}'
 PATHS: Final = ("/livez", "/readyz")
@@ -38,6 +43,14 @@ class _Row(msgspec.Struct, gc=False):
 
 _decode: Final = msgspec.json.Decoder(_Body).decode
 _encode: Final = msgspec.json.Encoder().encode
+
+
+class ProcessorClock(SystemClock):
+    """A clock whose durations are processor time: what else the machine does is not in them."""
+
+    def monotonic_s(self) -> float:
+        """Return the seconds that this thread has computed."""
+        return time.thread_time()
 
 
 async def bare(scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,6 +97,7 @@ KINDS: Final[dict[str, Callable[[], ASGIApp]]] = {
     "uvicorn": lambda: bare,
     "starlette": starlette,
     "fastapi": fastapi,
+    "twinstar": lambda: create_app(clock=ProcessorClock()),
 }
 
 
@@ -101,7 +115,7 @@ def main() -> None:
         loop="uvloop",
         http="httptools",
         ws="none",
-        lifespan="off",
+        lifespan="auto",
         log_level="warning",
         access_log=False,
         server_header=False,
