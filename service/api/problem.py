@@ -112,9 +112,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Make an app answer its errors as problems."""
-    for type_ in _KINDS:
-        app.add_exception_handler(type_, on_error)
+    """Make an app answer as problems what its router refuses; errors of our routes never come to it."""
     app.add_exception_handler(HTTPException, on_http_exception)
 
 

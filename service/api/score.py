@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 from typing import Final
 
@@ -63,7 +64,7 @@ async def score(request: Request) -> Response:
     told = {"X-Model-Version": answer.model, "Server-Timing": _server_timing(answer.stages_s)}
     if answer.arms:
         told["X-Experiment-Arms"] = ",".join(f"{layer}={arm}" for layer, arm in answer.arms.items())
-    return _response(answer.body, told, wanted, headers, gzip_min_bytes=settings.gzip_min_bytes)
+    return await _response(answer.body, told, wanted, headers, gzip_min_bytes=settings.gzip_min_bytes)
 
 
 @router.post(
@@ -118,7 +119,7 @@ async def batch(request: Request) -> Response:
     stages_s = tuple(map(sum, zip(*(answer.stages_s for answer in scored), strict=True)))
     told = {"Server-Timing": _server_timing(stages_s or (0.0,) * len(STAGES))}
     body = ENCODERS[FORMS[wanted]](content)
-    return _response(body, told, wanted, headers, gzip_min_bytes=settings.gzip_min_bytes)
+    return await _response(body, told, wanted, headers, gzip_min_bytes=settings.gzip_min_bytes)
 
 
 def _domain_of(headers: Headers) -> str | None:
@@ -130,16 +131,16 @@ def _server_timing(stages_s: tuple[float, ...]) -> str:
     return _SERVER_TIMING % tuple(seconds * 1000 for seconds in stages_s)
 
 
-def _response(
+async def _response(
     body: bytes, told: dict[str, str], media_type: str, headers: Headers, *, gzip_min_bytes: int
 ) -> Response:
     """Return an answer, compressed where the setting and the caller both say so.
 
     Nearly every client sends `Accept-Encoding: gzip` unasked, so that header alone asks for nothing: compressing
-    an answer takes as long as scoring it.
+    an answer takes as long as scoring it. It is done on another thread: a batch's answer may have megabytes.
     """
     told["Vary"] = "Accept, Accept-Encoding" if gzip_min_bytes else "Accept"
     if gzip_min_bytes and len(body) >= gzip_min_bytes and takes_gzip(headers.get(b"accept-encoding")):
-        body = gzip.compress(body, _GZIP_LEVEL, mtime=0)
+        body = await asyncio.to_thread(gzip.compress, body, _GZIP_LEVEL, mtime=0)
         told["Content-Encoding"] = "gzip"
     return Response(body, headers=told, media_type=media_type)

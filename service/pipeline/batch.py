@@ -1,4 +1,4 @@
-"""Several users' requests in one body: the stages of `run.py`, with one trip to the store for all.
+"""Several users' requests in one body: the stages of `run.py`, with the store asked for all users at once.
 
 Each request is answered, or refused, as if it had come alone. Between two of them the event loop gets a turn, so
 that a batch does not hold up what else the worker answers.
