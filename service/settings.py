@@ -49,7 +49,7 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         description="from what size on scores are compressed for callers who take gzip; 0 for never. It costs "
-        "more of the processor than scoring does, so it is for links that are slow",
+        "10 us of the processor a kilobyte, so it is for links that are slow",
     )
     recent_max_count: int = Field(
         default=1000, ge=1, description="behaviors of one user kept beside the snapshot; 22 bytes each"
