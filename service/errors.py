@@ -5,10 +5,10 @@
     ├── NotReady                  there is no artefact to score with, and why
     ├── ScoringError              the model gave no probabilities
     └── RequestError              what the caller sent
-        ├── MalformedBody         no JSON
+        ├── MalformedBody         not what its headers say: no JSON, no MessagePack, no gzip
         ├── InvalidRequest        JSON that is not a request, or that the model routed to cannot answer
         ├── BodyTooLarge          more bytes than the service takes
-        └── UnsupportedMediaType  not JSON by its headers, or compressed
+        └── UnsupportedMediaType  of another type by its headers, or compressed otherwise than by gzip
 
     StoreError                    the store: service/stores/base.py
     ContractError                 files and bytes from training: service/contract/errors.py
@@ -58,7 +58,7 @@ class Violation:
 
 
 class MalformedBody(RequestError):
-    """The body is no JSON."""
+    """The body is not what its headers say: no JSON, no MessagePack, no gzip."""
 
 
 class InvalidRequest(RequestError):
@@ -74,4 +74,4 @@ class BodyTooLarge(RequestError):
 
 
 class UnsupportedMediaType(RequestError):
-    """The body is not JSON by its headers, or it is compressed."""
+    """The body is of another type by its headers, or it is compressed otherwise than by gzip."""

@@ -20,6 +20,9 @@ from service.models.live import Serving, load_serving
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
+COLLECT_AFTER_COUNT: Final = 10_000
+"""Objects made and not yet gone from which on the garbage collector looks for cycles among them."""
+
 _log: Final = logging.getLogger(__name__)
 
 
@@ -73,6 +76,8 @@ class Runtime:
                 # What was loaded stays: the collector need not walk it again and again.
                 gc.collect()
                 gc.freeze()
+                # Nor for the hundreds of contexts that one request may have: none is part of a cycle.
+                gc.set_threshold(COLLECT_AFTER_COUNT)
                 _log.info("ready", extra={"models": [m.label for m in self._serving.models.values()]})
 
     async def keep_looking(self) -> None:

@@ -37,8 +37,20 @@ class Settings(BaseSettings):
         description="which arm of which layer scores with which model",
     )
     candidates_max_count: int = Field(default=5000, ge=1, description="candidates in one request")
+    batch_max_count: int = Field(default=64, ge=1, description="requests in one batch")
+    batch_candidates_max_count: int = Field(
+        default=20_000, ge=1, description="candidates of all requests of one batch together"
+    )
     events_max_count: int = Field(default=1000, ge=1, description="events in one request")
-    body_max_bytes: int = Field(default=2 * 2**20, ge=1024, description="bytes of one request's body")
+    body_max_bytes: int = Field(
+        default=2 * 2**20, ge=1024, description="bytes of one request's body, decompressed too"
+    )
+    gzip_min_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="from what size on scores are compressed for callers who take gzip; 0 for never. It costs "
+        "10 us of the processor a kilobyte, so it is for links that are slow",
+    )
     recent_max_count: int = Field(
         default=1000, ge=1, description="behaviors of one user kept beside the snapshot; 22 bytes each"
     )

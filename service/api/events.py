@@ -6,6 +6,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from service.api.body import read_body
+from service.api.media import headers_of, sent_form
 from service.api.problem import request_id_of
 from service.api.schema import PROBLEMS, EventsAnswer
 from service.events.accept import Accepted, accept_events
@@ -29,7 +30,9 @@ async def events(request: Request) -> Response:
     """
     runtime: Runtime = request.app.state.runtime
     serving, settings = runtime.serving, runtime.settings
-    body = await read_body(request, max_bytes=settings.body_max_bytes)
+    headers = headers_of(request.scope)
+    sent_form(headers.get(b"content-type"), is_json_only=True)
+    body = await read_body(headers, request.receive, max_bytes=settings.body_max_bytes)
     accepted = await accept_events(
         decode_events(body, events_max_count=settings.events_max_count),
         serving=serving,

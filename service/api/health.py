@@ -14,7 +14,7 @@ router = APIRouter()
 
 
 @router.get("/livez", summary="Is the process alive", responses={200: {"model": Liveness}})
-async def livez() -> Response:
+async def livez(request: Request) -> Response:
     """Answer as long as the process can."""
     return Response(orjson.dumps({"status": "alive"}), media_type="application/json")
 

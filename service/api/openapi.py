@@ -9,11 +9,30 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service.api.media import FORMS, JSON
 from service.api.problem import MEDIA_TYPE
-from service.api.schema import EventsBody, ScoreBody
+from service.api.schema import (
+    BatchAnswerColumns,
+    BatchBody,
+    EventsBody,
+    ScoreAnswerColumns,
+    ScoreBody,
+)
+from service.pipeline.form import Form
 from service.pipeline.route import DOMAIN_HEADER
 
-_BODIES: Final[dict[str, type[BaseModel]]] = {"/score": ScoreBody, "/events": EventsBody}
+_BODIES: Final[dict[str, type[BaseModel]]] = {
+    "/score": ScoreBody,
+    "/score/batch": BatchBody,
+    "/events": EventsBody,
+}
+_COLUMNS: Final[dict[str, type[BaseModel]]] = {
+    "/score": ScoreAnswerColumns,
+    "/score/batch": BatchAnswerColumns,
+}
+"""What routes that also speak MessagePack answer in it."""
+
+_MSGPACK: Final = next(media_type for media_type, form in FORMS.items() if form is Form.MSGPACK)
 
 _REQUEST_ID: Final = {
     "name": "X-Request-Id",
@@ -30,11 +49,14 @@ _DOMAIN: Final = {
     "schema": {"type": "string"},
     "example": "mailer",
 }
+_HEADERS: Final = {
+    "X-Request-Id": "the id under which the request was answered and logged",
+    "Server-Timing": "milliseconds of each stage",
+}
 _SCORE_HEADERS: Final = {
     "X-Model-Version": "name and version of the model that scored",
     "X-Experiment-Arms": "layer=arm of each layer that decided, by commas",
-    "X-Request-Id": "the id under which the request was answered and logged",
-    "Server-Timing": "milliseconds of each stage",
+    **_HEADERS,
 }
 
 
@@ -43,20 +65,26 @@ def describe(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
-    _, bodies = models_json_schema(
-        [(body, "validation") for body in _BODIES.values()], ref_template="#/components/schemas/{model}"
+    _, schemas = models_json_schema(
+        [
+            *((body, "validation") for body in _BODIES.values()),
+            *((answer, "serialization") for answer in _COLUMNS.values()),
+        ],
+        ref_template="#/components/schemas/{model}",
     )
-    document["components"]["schemas"].update(bodies["$defs"])
+    document["components"]["schemas"].update(schemas["$defs"])
     for path, body in _BODIES.items():
         operation = document["paths"][path]["post"]
-        schema = {"$ref": f"#/components/schemas/{body.__name__}"}
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-        operation["parameters"] = [_REQUEST_ID]
-    score = document["paths"]["/score"]["post"]
-    score["parameters"].insert(0, _DOMAIN)
-    score["responses"]["200"]["headers"] = {
-        name: {"description": text, "schema": {"type": "string"}} for name, text in _SCORE_HEADERS.items()
-    }
+        content = {JSON: _schema(body)}
+        if path in _COLUMNS:
+            content[_MSGPACK] = _schema(body)
+            operation["responses"]["200"]["content"][_MSGPACK] = _schema(_COLUMNS[path])
+        operation["requestBody"] = {"required": True, "content": content}
+        operation["parameters"] = [_DOMAIN, _REQUEST_ID] if path in _COLUMNS else [_REQUEST_ID]
+    for path, headers in (("/score", _SCORE_HEADERS), ("/score/batch", _HEADERS)):
+        document["paths"][path]["post"]["responses"]["200"]["headers"] = {
+            name: {"description": text, "schema": {"type": "string"}} for name, text in headers.items()
+        }
     for operations in document["paths"].values():
         for operation in operations.values():
             for status, response in operation["responses"].items():
@@ -64,3 +92,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
                 if status >= "4" and "application/json" in content:
                     response["content"] = {MEDIA_TYPE: content["application/json"]}
     return document
+
+
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    return {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}

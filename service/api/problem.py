@@ -47,10 +47,16 @@ class _Kind:
 _RETRY: Final = (("Retry-After", RETRY_AFTER_S),)
 
 _KINDS: Final[dict[type[Exception], _Kind]] = {
-    MalformedBody: _Kind(400, "malformed-body", "The body is no JSON"),
+    MalformedBody: _Kind(400, "malformed-body", "The body is not what its headers say"),
     # The rest of the body is not read, so the connection is of no further use.
     BodyTooLarge: _Kind(413, "body-too-large", "The body is too large", (("Connection", "close"),)),
-    UnsupportedMediaType: _Kind(415, "unsupported-media-type", "The body is not plain JSON"),
+    # Accept-Encoding here tells what codings a body may have (RFC 9110, 12.5.3).
+    UnsupportedMediaType: _Kind(
+        415,
+        "unsupported-media-type",
+        "The body is of a type or a coding that is not taken",
+        (("Accept-Encoding", "gzip"),),
+    ),
     InvalidRequest: _Kind(422, "invalid-request", "The request cannot be answered"),
     NotReady: _Kind(503, "not-ready", "There is nothing to score with yet", _RETRY),
     ScoringError: _Kind(503, "scoring-failed", "The model gave no answer", _RETRY),
@@ -58,30 +64,6 @@ _KINDS: Final[dict[type[Exception], _Kind]] = {
     ClientDisconnect: _Kind(400, "client-left", "The client left before its request was whole"),
 }
 _INTERNAL: Final = _Kind(500, "internal-error", "The service failed on this request")
-
-
-def problem(
-    status: int,
-    name: str,
-    title: str,
-    *,
-    request_id: str,
-    detail: str | None = None,
-    errors: list[dict[str, str]] | None = None,
-    headers: tuple[tuple[str, str], ...] = (),
-) -> Response:
-    """Return a problem as a response."""
-    content: dict[str, Any] = {
-        "type": f"urn:twinstar:problem:{name}",
-        "title": title,
-        "status": status,
-        "request_id": request_id,
-    }
-    if detail is not None:
-        content["detail"] = detail
-    if errors:
-        content["errors"] = errors
-    return Response(orjson.dumps(content), status, dict(headers), MEDIA_TYPE)
 
 
 def request_id_of(request: Request) -> str:
@@ -92,7 +74,15 @@ def request_id_of(request: Request) -> str:
 
 async def on_error(request: Request, error: Exception) -> Response:
     """Answer an error of the service, and any stray one as a failure without details."""
-    kind = next((_KINDS[type_] for type_ in type(error).__mro__ if type_ in _KINDS), _INTERNAL)
+    kind = _kind_of(error)
+    if kind is _INTERNAL:
+        _log.error("stray error", exc_info=error, extra={"request_id": request_id_of(request)})
+    return _response(problem_of(error, request_id=request_id_of(request)), kind.headers)
+
+
+def problem_of(error: Exception, *, request_id: str) -> dict[str, Any]:
+    """Return an error as a problem's members."""
+    kind = _kind_of(error)
     errors = None
     detail: str | None = str(error)
     if isinstance(error, InvalidRequest):
@@ -103,34 +93,41 @@ async def on_error(request: Request, error: Exception) -> Response:
         detail = None
     elif kind is _INTERNAL or isinstance(error, StoreUnavailable | ClientDisconnect):
         detail = None
-    if kind is _INTERNAL:
-        _log.error("stray error", exc_info=error, extra={"request_id": request_id_of(request)})
-    return problem(
-        kind.status,
-        kind.name,
-        kind.title,
-        request_id=request_id_of(request),
-        detail=detail,
-        errors=errors,
-        headers=kind.headers,
-    )
+    content = _content(kind.status, kind.name, kind.title, request_id=request_id)
+    if detail is not None:
+        content["detail"] = detail
+    if errors:
+        content["errors"] = errors
+    return content
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """Answer what the router refuses: no such path, or not with this method."""
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
-    return problem(
-        error.status_code,
-        phrase.lower().replace(" ", "-"),
-        phrase,
-        request_id=request_id_of(request),
-        headers=tuple((error.headers or {}).items()),
+    content = _content(
+        error.status_code, phrase.lower().replace(" ", "-"), phrase, request_id=request_id_of(request)
     )
+    return _response(content, tuple((error.headers or {}).items()))
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Make an app answer its errors as problems."""
-    for type_ in _KINDS:
-        app.add_exception_handler(type_, on_error)
+    """Make an app answer as problems what its router refuses; errors of our routes never come to it."""
     app.add_exception_handler(HTTPException, on_http_exception)
+
+
+def _kind_of(error: Exception) -> _Kind:
+    return next((_KINDS[type_] for type_ in type(error).__mro__ if type_ in _KINDS), _INTERNAL)
+
+
+def _content(status: int, name: str, title: str, *, request_id: str) -> dict[str, Any]:
+    return {
+        "type": f"urn:twinstar:problem:{name}",
+        "title": title,
+        "status": status,
+        "request_id": request_id,
+    }
+
+
+def _response(content: dict[str, Any], headers: tuple[tuple[str, str], ...]) -> Response:
+    return Response(orjson.dumps(content), content["status"], dict(headers), MEDIA_TYPE)

@@ -60,6 +60,25 @@ class ScoreBody(_Body):
     at_ms: AtMs | None = Field(default=None, description="when the request is, now by default; for replays")
 
 
+class BatchBody(_Body):
+    """Requests to score, of one domain, each a body of POST /score."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "requests": [
+                        {"user_id": "1873", "candidates": ["1082185", "995242"]},
+                        {"user_id": "1002", "candidates": ["995242"], "tasks": ["click"]},
+                    ]
+                }
+            ]
+        }
+    )
+
+    requests: list[ScoreBody] = Field(min_length=1, description="one a user; a user may repeat")
+
+
 class ModelAnswer(BaseModel):
     """The model version that scored."""
 
@@ -79,16 +98,69 @@ class Result(BaseModel):
     item_id: str
 
 
-class ScoreAnswer(BaseModel):
-    """Probabilities in the request's order, and how they came about."""
+class Columns(BaseModel):
+    """The results in MessagePack: item ids, and under the name of each task a bin of 4 bytes a candidate, single
+    precision (IEEE 754), little-endian."""
 
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={"additionalProperties": {"type": "string", "format": "binary"}},
+    )
+
+    item_id: list[str]
+
+
+class _Answer(BaseModel):
     request_id: str
     domain: str
     model: ModelAnswer
     arms: dict[str, str] = Field(description="the arm of each experiment layer")
     degraded: list[str] = Field(description="what the answer had to do without")
     unknown_items: list[str] = Field(description="items scored as the unknown item")
+
+
+class ScoreAnswer(_Answer):
+    """Probabilities in the request's order, and how they came about."""
+
     results: list[Result]
+
+
+class ScoreAnswerColumns(_Answer):
+    """The same in MessagePack: results by column."""
+
+    results: Columns
+
+
+class ProblemError(BaseModel):
+    """One thing wrong: where, and what is expected."""
+
+    where: str
+    reason: str
+
+
+class Problem(BaseModel):
+    """Problem details, RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    request_id: str
+    detail: str | None = None
+    errors: list[ProblemError] | None = None
+
+
+class BatchAnswer(BaseModel):
+    """For each request, in their order, its answer, or the problem why there is none."""
+
+    request_id: str
+    answers: list[ScoreAnswer | Problem]
+
+
+class BatchAnswerColumns(BaseModel):
+    """The same in MessagePack."""
+
+    request_id: str
+    answers: list[ScoreAnswerColumns | Problem]
 
 
 class BehaviorEvent(_Body):
@@ -215,30 +287,12 @@ class Readiness(BaseModel):
     models: list[ReadyModel]
 
 
-class ProblemError(BaseModel):
-    """One thing wrong: where, and what is expected."""
-
-    where: str
-    reason: str
-
-
-class Problem(BaseModel):
-    """Problem details, RFC 9457."""
-
-    type: str
-    title: str
-    status: int
-    request_id: str
-    detail: str | None = None
-    errors: list[ProblemError] | None = None
-
-
 PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": Problem, "description": description}
     for status, description in {
-        400: "The body is no JSON",
+        400: "The body is not what its headers say: no JSON, or cut off",
         413: "The body is too large",
-        415: "The body is not plain JSON by its headers",
+        415: "The body is of a type or a coding that is not taken",
         422: "The request cannot be answered: see errors",
         503: "Not ready, or the store or the model does not answer: try again after Retry-After",
     }.items()

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from service.contract.history import STRENGTH_MAX
 from service.errors import InvalidRequest, Violation
-from service.pipeline.decode import AtMs, Id, decode_json
+from service.pipeline.decode import AtMs, Id, decode_body
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 
@@ -69,7 +69,7 @@ def decode_events(body: bytes, *, events_max_count: int) -> list[Event]:
         MalformedBody: it is no JSON.
         InvalidRequest: it is JSON of another form, or has too many events.
     """
-    events = decode_json(_decoder, body).events
+    events = decode_body(_decoder, body).events
     if len(events) > events_max_count:
         raise InvalidRequest([Violation("body.events", f"expected an array of length <= {events_max_count}")])
     return events

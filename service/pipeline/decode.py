@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from service.contract.features import RawValue
 from service.errors import InvalidRequest, MalformedBody, Violation
+from service.pipeline.form import Form
 
 T = TypeVar("T")
 
@@ -33,8 +34,9 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     pass
 
 
-class CandidateBody(_Body, frozen=True):
-    """A candidate that has features of its own in this request."""
+class CandidateBody(_Body, frozen=True, gc=False):
+    """A candidate that has features of its own in this request. Unknown to the garbage collector, which
+    hundreds of them would start in each request: they are part of no cycle."""
 
     item_id: Id
     context: dict[str, Value] = {}
@@ -50,6 +52,12 @@ class ScoreBody(_Body, frozen=True):
     at_ms: AtMs | None = None
 
 
+class BatchBody(_Body, frozen=True):
+    """The body of POST /score/batch as it is sent; its requests are decoded one by one."""
+
+    requests: Annotated[list[msgspec.Raw], Meta(min_length=1)]
+
+
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
     """A request to score. Candidates are parallel lists, (N,); `tasks` and `at_ms` None where not told."""
@@ -62,62 +70,83 @@ class ScoreRequest:
     at_ms: int | None
 
 
-_decoder: Final = msgspec.json.Decoder(ScoreBody)
+Decoder = msgspec.json.Decoder[T] | msgspec.msgpack.Decoder[T]
+
+_score_decoders: Final[Mapping[Form, Decoder[ScoreBody]]] = {
+    Form.JSON: msgspec.json.Decoder(ScoreBody),
+    Form.MSGPACK: msgspec.msgpack.Decoder(ScoreBody),
+}
+_batch_decoders: Final[Mapping[Form, Decoder[BatchBody]]] = {
+    Form.JSON: msgspec.json.Decoder(BatchBody),
+    Form.MSGPACK: msgspec.msgpack.Decoder(BatchBody),
+}
 _NO_CONTEXT: Final[Mapping[str, RawValue]] = {}
 
 
-def decode_score(body: bytes, *, candidates_max_count: int) -> ScoreRequest:
+def decode_score(
+    body: bytes | msgspec.Raw, form: Form = Form.JSON, *, candidates_max_count: int
+) -> ScoreRequest:
     """Return the request in a body.
 
     Raises:
-        MalformedBody: it is no JSON.
-        InvalidRequest: it is JSON of another form, or has too many candidates.
+        MalformedBody: it is not in that form.
+        InvalidRequest: it is, and is something else than a request, or has too many candidates.
     """
-    decoded = decode_json(_decoder, body)
-    if len(decoded.candidates) > candidates_max_count:
+    decoded = decode_body(_score_decoders[form], body, form)
+    candidates = decoded.candidates
+    if len(candidates) > candidates_max_count:
         raise InvalidRequest(
             [Violation("body.candidates", f"expected an array of length <= {candidates_max_count}")]
         )
-    if set(map(type, decoded.candidates)) == {str}:  # nearly all requests: nothing to take apart
-        plain: list[str] = decoded.candidates  # type: ignore[assignment]
-        no_contexts = [_NO_CONTEXT] * len(plain)
-        return ScoreRequest(
-            str(decoded.user_id), decoded.context, plain, no_contexts, decoded.tasks, decoded.at_ms
-        )
-    item_ids: list[str] = []
-    contexts: list[Mapping[str, RawValue]] = []
-    for candidate in decoded.candidates:
-        if isinstance(candidate, CandidateBody):
-            item_ids.append(str(candidate.item_id))
-            contexts.append(candidate.context)
-        else:
-            item_ids.append(str(candidate))
-            contexts.append(_NO_CONTEXT)
+    if set(map(type, candidates)) == {str}:  # nearly all requests: nothing to take apart
+        item_ids: list[str] = candidates  # type: ignore[assignment]
+        contexts = [_NO_CONTEXT] * len(item_ids)
+    else:
+        item_ids = [str(c.item_id if type(c) is CandidateBody else c) for c in candidates]
+        contexts = [c.context if type(c) is CandidateBody else _NO_CONTEXT for c in candidates]
     return ScoreRequest(
         str(decoded.user_id), decoded.context, item_ids, contexts, decoded.tasks, decoded.at_ms
     )
 
 
-def decode_json(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+def decode_batch(body: bytes, form: Form, *, requests_max_count: int) -> list[msgspec.Raw]:
+    """Return the requests of a batch as they were sent, for `decode_score`.
+
+    Raises:
+        MalformedBody: the body is not in that form.
+        InvalidRequest: it is, and is something else than a batch, or has too many requests.
+    """
+    requests = decode_body(_batch_decoders[form], body, form).requests
+    if len(requests) > requests_max_count:
+        raise InvalidRequest(
+            [Violation("body.requests", f"expected an array of length <= {requests_max_count}")]
+        )
+    return requests
+
+
+def decode_body(decoder: Decoder[T], body: bytes | msgspec.Raw, form: Form = Form.JSON) -> T:
     """Return what a decoder makes of a body, with errors that repeat nothing of it.
 
     Raises:
-        MalformedBody: it is no JSON.
-        InvalidRequest: it is JSON of another form.
+        MalformedBody: it is not in that form.
+        InvalidRequest: it is, and has another structure.
     """
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise InvalidRequest([_violation(str(error))]) from error
     except (msgspec.DecodeError, RecursionError) as error:
-        raise MalformedBody(f"the body is no JSON: {error}") from error
+        raise MalformedBody(f"the body is no {form.value}: {error}") from error
     except UnicodeDecodeError as error:
-        raise MalformedBody("the body is no JSON: it is not UTF-8") from error
+        raise MalformedBody(f"the body is no {form.value}: it is not UTF-8") from error
 
 
 def _violation(message: str) -> Violation:
-    reason, _, path = message.partition(" - at `$")
-    where = "body" + path.rstrip("`")
+    reason, _, place = message.partition(" - at `")  # `$.candidates[0]`, or `key` in `$.context`
+    where = "body" + place.partition("$")[2].rstrip("`")
     if "unknown field" in reason:  # the message names the field, in the caller's words
         reason = "object has a field that is not known here"
-    return Violation(where, reason[:1].lower() + reason[1:].replace("`", ""))
+    elif place.startswith("key`"):
+        reason += " as a key"
+    reason = reason.replace("`", "").replace("got None", "got null")
+    return Violation(where, reason[:1].lower() + reason[1:])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,8 +29,7 @@ def route(serving: Serving, *, domain: str | None, user_id: str, tasks: Sequence
     Raises:
         InvalidRequest: there is no domain, or nothing scores it, or the model lacks a task that is asked for.
     """
-    if not domain:
-        raise InvalidRequest([Violation(f"header.{DOMAIN_HEADER}", "missing: name the domain to score for")])
+    domain = check_domain(serving, domain)
     layer = serving.plan.layer_of(domain)
     if layer is None:
         model, arms = serving.default_model, {}
@@ -38,9 +37,26 @@ def route(serving: Serving, *, domain: str | None, user_id: str, tasks: Sequence
         arm = arm_of(layer, user_id)
         model, arms = serving.models[arm.model], {layer.name: arm.name}
     if domain not in model.domains:
-        known = ", ".join(model.domains)
-        raise InvalidRequest([Violation(f"header.{DOMAIN_HEADER}", f"no such domain; there are {known}")])
+        raise _no_such_domain(model.domains)
     return Route(model, domain, _columns(model, tasks), arms)
+
+
+def check_domain(serving: Serving, domain: str | None) -> str:
+    """Return the domain.
+
+    Raises:
+        InvalidRequest: there is none, or no model knows it.
+    """
+    if not domain:
+        raise InvalidRequest([Violation(f"header.{DOMAIN_HEADER}", "missing: name the domain to score for")])
+    if not any(domain in model.domains for model in serving.models.values()):
+        raise _no_such_domain(serving.default_model.domains)
+    return domain
+
+
+def _no_such_domain(known: Iterable[str]) -> InvalidRequest:
+    reason = f"no such domain; there are {', '.join(known)}"
+    return InvalidRequest([Violation(f"header.{DOMAIN_HEADER}", reason)])
 
 
 def _columns(model: LiveModel, tasks: Sequence[str] | None) -> tuple[tuple[str, int], ...]:

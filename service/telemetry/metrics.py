@@ -7,6 +7,7 @@ variable must be set before this module is imported: the client looks for it onc
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import Final
 
 from prometheus_client import (
@@ -21,7 +22,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from service.models.live import Serving
-from service.pipeline.run import STAGES
+from service.pipeline.run import STAGES, Answer
 
 MULTIPROCESS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -35,10 +36,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
-        self.requests = Counter(
+        requests = Counter(
             "twinstar_requests", "Answers by route and status code.", ["route", "code"], registry=registry
         )
-        self.request_seconds = Histogram(
+        request_seconds = Histogram(
             "twinstar_request_duration_seconds",
             "From the first byte of a request to the last of its answer.",
             ["route"],
@@ -52,23 +53,22 @@ class Metrics:
             buckets=_STAGE_BUCKETS_S,
             registry=registry,
         )
-        self.stage_seconds = tuple(stage_seconds.labels(stage) for stage in STAGES)
-        self.candidates = Histogram(
+        self._candidates = Histogram(
             "twinstar_candidates",
             "Candidates in a scored request.",
             buckets=_CANDIDATES_BUCKETS,
             registry=registry,
         )
-        self.unknown_items = Counter(
+        self._unknown_items = Counter(
             "twinstar_unknown_items", "Candidates' item ids without a row of their own.", registry=registry
         )
-        self.degraded = Counter(
+        self._degraded = Counter(
             "twinstar_degraded", "Answers given with less, by what lacked.", ["reason"], registry=registry
         )
-        self.scored = Counter(
+        scored = Counter(
             "twinstar_scored", "Scored requests by domain and model.", ["domain", "model"], registry=registry
         )
-        self.assignments = Counter(
+        assignments = Counter(
             "twinstar_assignments", "Scored requests by layer and arm.", ["layer", "arm"], registry=registry
         )
         self.store_errors = Counter(
@@ -99,6 +99,10 @@ class Metrics:
             multiprocess_mode="livemax",
             registry=registry,
         )
+        # Looking a label up takes longer than counting. There are few: they are looked up once.
+        self._requests, self._request_seconds = cache(requests.labels), cache(request_seconds.labels)
+        self._scored, self._assignments = cache(scored.labels), cache(assignments.labels)
+        self._stage_seconds = tuple(stage_seconds.labels(stage) for stage in STAGES)
         if not self._is_shared:
             ProcessCollector(registry=registry)
             PlatformCollector(registry=registry)
@@ -106,6 +110,24 @@ class Metrics:
     @property
     def _is_shared(self) -> bool:
         return MULTIPROCESS_VARIABLE in os.environ
+
+    def note_request(self, route: str, status: int, took_s: float) -> None:
+        """Count an answer of any route."""
+        self._requests(route, status).inc()
+        self._request_seconds(route).observe(took_s)
+
+    def note_answer(self, answer: Answer) -> None:
+        """Count a scored request."""
+        self._scored(answer.domain, answer.model).inc()
+        self._candidates.observe(answer.candidates_count)
+        for histogram, seconds in zip(self._stage_seconds, answer.stages_s, strict=True):
+            histogram.observe(seconds)
+        for layer, arm in answer.arms.items():
+            self._assignments(layer, arm).inc()
+        for reason in answer.degraded:
+            self._degraded.labels(reason).inc()
+        if answer.unknown_items_count:
+            self._unknown_items.inc(answer.unknown_items_count)
 
     def note_serving(self, serving: Serving | None) -> None:
         """Tell what scores now, None where nothing does."""

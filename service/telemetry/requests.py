@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import random
 import re
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -80,8 +79,7 @@ class RequestTelemetry:
 
     def _note(self, scope: Scope, state: dict[str, Any], status: int, took_s: float) -> None:
         path = scope["path"] if scope["path"] in self._paths else "unmatched"
-        self._metrics.requests.labels(path, status).inc()
-        self._metrics.request_seconds.labels(path).observe(took_s)
+        self._metrics.note_request(path, status, took_s)
         is_slow = took_s >= self._slow_s
         if status >= 500 or is_slow or self._draw.random() < self._log_sample_ratio:
             _log.log(
@@ -102,4 +100,4 @@ def _request_id(scope: Scope) -> bytes:
         if name == _HEADER and _SANE_ID.fullmatch(value):
             sane: bytes = value
             return sane
-    return uuid.uuid4().hex.encode()
+    return b"%032x" % random.getrandbits(128)

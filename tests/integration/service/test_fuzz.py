@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -135,6 +137,29 @@ def test_any_bytes(served: Served, content: bytes) -> None:
 
 
 @BOUNDED
+@given(content=st.binary(max_size=200), path=st.sampled_from(["/score", "/score/batch"]))
+def test_any_bytes_as_messagepack_or_gzip(served: Served, content: bytes, path: str) -> None:
+    check(served, path, content, {"Content-Type": "application/msgpack"})
+    check(served, path, content, {"Content-Encoding": "gzip"})
+    check(served, path, gzip.compress(content), {"Content-Encoding": "gzip"})
+
+
+@BOUNDED
+@given(content=st.lists(score_bodies | anything, max_size=3))
+def test_batches_of_bodies_shaped_like_scores(served: Served, content: Any) -> None:
+    check(served, "/score/batch", as_json({"requests": content}))
+
+
+@BOUNDED
+@given(data=st.data())
+def test_good_messagepack_with_bytes_changed(served: Served, data: st.DataObject) -> None:
+    content = bytearray(msgspec.msgpack.encode({"requests": [{**GOOD, "context": {"store_id": 7}}]}))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    check(served, "/score/batch", bytes(content), {"Content-Type": "application/msgpack"})
+
+
+@BOUNDED
 @given(data=st.data())
 def test_good_bodies_with_bytes_changed(served: Served, data: st.DataObject) -> None:
     content = bytearray(as_json({**GOOD, "context": {"store_id": 7}, "tasks": ["click"], "at_ms": 1}))
@@ -149,7 +174,17 @@ header_text = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_si
 @BOUNDED
 @given(
     headers=st.dictionaries(
-        st.sampled_from(["X-Domain", "X-Request-Id", "Content-Type", "Content-Encoding", "Content-Length"]),
+        st.sampled_from(
+            [
+                "X-Domain",
+                "X-Request-Id",
+                "Content-Type",
+                "Content-Encoding",
+                "Content-Length",
+                "Accept",
+                "Accept-Encoding",
+            ]
+        ),
         header_text,
     )
 )

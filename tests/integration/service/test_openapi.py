@@ -40,6 +40,12 @@ async def test_every_example_is_answered(worlds: Worlds) -> None:
         assert response.status_code == 200, response.text
         answer = schema.ScoreAnswer.model_validate_json(response.content, strict=True)
         assert set(response.json()) == set(schema.ScoreAnswer.model_fields), answer
+        (example,) = schemas["BatchBody"]["examples"]
+        response = await world.client.post("/score/batch", json=example, headers={"X-Domain": "mailer"})
+        assert response.status_code == 200, response.text
+        batch = schema.BatchAnswer.model_validate_json(response.content, strict=True)
+        assert [type(answer) for answer in batch.answers] == [schema.ScoreAnswer] * 2
+        assert set(response.json()) == set(schema.BatchAnswer.model_fields)
         (example,) = schemas["EventsBody"]["examples"]
         response = await world.client.post("/events", json=example)
         assert response.status_code == 200, response.text
@@ -57,13 +63,28 @@ async def test_bodies_headers_and_problems_are_described(document: dict[str, Any
     score = document["paths"]["/score"]["post"]
     assert [p["name"] for p in score["parameters"]] == ["X-Domain", "X-Request-Id"]
     assert set(score["responses"]["200"]["headers"]) >= {"X-Model-Version", "X-Experiment-Arms"}
-    for path in ("/score", "/events"):
+    batch = document["paths"]["/score/batch"]["post"]
+    assert [p["name"] for p in batch["parameters"]] == ["X-Domain", "X-Request-Id"]
+    for path in ("/score", "/score/batch", "/events"):
         operation = document["paths"][path]["post"]
-        (content,) = operation["requestBody"]["content"].values()
+        content = operation["requestBody"]["content"]["application/json"]
         name = content["schema"]["$ref"].removeprefix("#/components/schemas/")
         assert document["components"]["schemas"][name]["additionalProperties"] is False
         for status in ("400", "413", "415", "422", "503"):
             assert list(operation["responses"][status]["content"]) == ["application/problem+json"]
+
+
+async def test_messagepack_is_described_where_it_is_spoken(document: dict[str, Any]) -> None:
+    both = ["application/json", "application/msgpack"]
+    for path, answer in (("/score", "ScoreAnswerColumns"), ("/score/batch", "BatchAnswerColumns")):
+        operation = document["paths"][path]["post"]
+        bodies, answers = operation["requestBody"]["content"], operation["responses"]["200"]["content"]
+        assert list(bodies) == list(answers) == both
+        assert bodies[both[0]] == bodies[both[1]]
+        assert answers[both[1]]["schema"]["$ref"] == f"#/components/schemas/{answer}"
+    assert list(document["paths"]["/events"]["post"]["requestBody"]["content"]) == both[:1]
+    columns = document["components"]["schemas"]["Columns"]
+    assert columns["additionalProperties"] == {"type": "string", "format": "binary"}
 
 
 async def test_no_reference_leads_nowhere(document: dict[str, Any]) -> None:
