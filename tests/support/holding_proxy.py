@@ -1,4 +1,4 @@
-"""A proxy before a Redis server that can hold back the replies to reads, and nothing else."""
+"""A proxy before a Redis server that can hold back what some connections are sent, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from contextlib import asynccontextmanager, suppress
 
 
 class HoldingProxy:
-    """While `is_holding`, what the server replies after an MGET waits here for `release`."""
+    """Holds what the server sends on connections whose last command was a certain one."""
 
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port
         self._released = asyncio.Event()
-        self.is_holding = False
+        self._held_command: bytes | None = None
         self.held_count = 0
         self.port = 0
         self.serving: set[asyncio.Task[None]] = set()
 
-    def hold(self) -> None:
-        """Hold the replies to reads from now on."""
-        self.is_holding = True
+    def hold(self, command: bytes) -> None:
+        """Hold what comes after a command, from now on."""
+        self._held_command = command
         self._released.clear()
 
     def release(self) -> None:
         """Let all replies through, now and from now on."""
-        self.is_holding = False
+        self._held_command = None
         self._released.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -34,17 +34,16 @@ class HoldingProxy:
         assert task is not None
         self.serving.add(task)
         from_server, to_server = await asyncio.open_connection("127.0.0.1", self._server_port)
-        is_read = False
+        sent = b""
 
         async def ask() -> None:
-            nonlocal is_read
+            nonlocal sent
             while sent := await reader.read(65536):
-                is_read = b"MGET" in sent
                 to_server.write(sent)
 
         async def answer() -> None:
             while reply := await from_server.read(65536):
-                if is_read and self.is_holding:
+                if self._held_command is not None and self._held_command in sent:
                     self.held_count += 1
                     await self._released.wait()
                 writer.write(reply)

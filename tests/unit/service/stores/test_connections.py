@@ -49,10 +49,11 @@ async def test_commands_of_one_call_are_answered_in_their_order(own_valkey_tcp: 
 
 async def test_a_command_that_is_refused_leaves_the_connection_in_step(own_valkey_tcp: ValkeyTcp) -> None:
     async with connected(own_valkey_tcp, max_count=1) as connections:
+        own_id = await connections.ask(("CLIENT", "ID"))
         with pytest.raises(ResponseError, match="first"):
             await connections.ask(("SET", "a", "1"), ("first",), ("second",), ("SET", "b", "2"))
         assert await connections.ask(("MGET", "a", "b")) == [[b"1", b"2"]]
-        assert normal_clients(own_valkey_tcp) == 1
+        assert await connections.ask(("CLIENT", "ID")) == own_id
 
 
 async def test_there_are_never_more_connections_than_told(own_valkey_tcp: ValkeyTcp) -> None:
