@@ -109,7 +109,7 @@ class Store(Protocol):
     async def read_users(self, user_ids: Sequence[str], snapshot_id: str | None) -> list[UserRecord]:
         """Return what `read_user` returns for each user, in their order, in one round trip for all.
 
-        One deadline is around all of it: whoever asks for many users sets a longer one.
+        The deadline around all of it is that of one user.
         """
 
     def held_user(self, user_id: str, snapshot_id: str | None) -> UserRecord | None:

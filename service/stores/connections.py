@@ -1,8 +1,8 @@
 """Connections to one server, each lent to one call at a time, on redis-py's connections and hiredis.
 
-Why not redis-py's client and pool: of the 60 µs of processor time that reading a user took, theirs were 40
-(locks, retry objects, metrics and events that nobody listens to, packing in Python). What a connection does
-(address, password, database, TLS, parsing) stays theirs.
+Why not redis-py's client and pool: they were half of the processor time that reading a user took (locks, retry
+objects, metrics and events that nobody listens to, packing in Python). What a connection does (address, password,
+database, TLS, parsing) stays redis-py's.
 
 Knows nothing of keys and values.
 """

@@ -44,7 +44,7 @@ def test_a_cache_that_nobody_opened_keeps_nothing() -> None:
 
 
 def test_the_least_recently_read_goes_first() -> None:
-    cache = opened(3 * (ENTRY_BYTES + 150))
+    cache = opened(3 * (ENTRY_BYTES + 60))
     for key in "abc":
         read(cache, [key], [b"x" * 40])
     assert held(cache, "a") == ["a"]  # read again, so that b is the oldest
@@ -105,7 +105,7 @@ def test_bytes_are_counted_honestly(value_bytes: int) -> None:
     finally:
         tracemalloc.stop()
     assert cache.held_bytes > 2.9 * (1 << 20)
-    assert 0.7 * cache.held_bytes <= taken_bytes <= cache.held_bytes
+    assert 0.6 * cache.held_bytes <= taken_bytes <= cache.held_bytes
 
 
 def test_a_key_written_while_it_is_read_is_not_kept() -> None:

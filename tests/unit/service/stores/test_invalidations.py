@@ -355,9 +355,11 @@ async def test_what_is_held_after_many_reads_and_writes_at_once_is_what_the_serv
         cached(own_valkey_tcp.url, connections_max=1) as (writer, _),
     ):
 
-        async def read() -> None:
-            for _ in range(300):
+        async def read(writing: asyncio.Task[None]) -> None:
+            while not writing.done():
                 await store.read_users(rng.sample(users, rng.randrange(1, 4)), rng.choice(["s1", None]))
+                await asyncio.sleep(0)  # a read of what is held lets nobody else on
+            await store.read_users(users, "s1")
 
         async def write() -> None:
             for i in range(300):
@@ -368,7 +370,8 @@ async def test_what_is_held_after_many_reads_and_writes_at_once_is_what_the_serv
                         rng.choice(users), i.to_bytes(22, "little"), cap=9, keep_from_ms=0
                     )
 
-        await asyncio.gather(read(), read(), read(), write())
+        writing = asyncio.create_task(write())
+        await asyncio.gather(writing, *(read(writing) for _ in range(3)))
         assert log.hits_count > 0
         assert await store.read_user("the last", None) == NOBODY
         await writer._ask(("SET", recent_key("the last"), b"x"), timeout_ms=20_000)
