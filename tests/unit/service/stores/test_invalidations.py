@@ -387,6 +387,29 @@ async def test_what_is_held_after_many_reads_and_writes_at_once_is_what_the_serv
                 assert record == UserRecord(snapshot, features, recent or b"")
 
 
+async def test_requests_go_on_while_many_writes_are_told(
+    own_valkey_tcp: ValkeyTcp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The word of a thousand writes comes in at once, and is heard some at a time."""
+    monkeypatch.setattr(invalidations, "BEAT_S", NEVER_S)
+    async with (
+        holding_proxy(own_valkey_tcp.port) as proxy,
+        cached(f"redis://127.0.0.1:{proxy.port}/0") as (_, log),
+    ):
+        proxy.hold(b"PING")
+        with own_valkey_tcp.client() as other:
+            for i in range(1000):
+                other.set(recent_key(str(i)), RECORD)
+        await eventually(lambda: proxy.held_count == 1)
+        proxy.release()
+        heard_before, most_in_a_row = 0, 0
+        while heard_before < 1000:
+            await asyncio.sleep(0)
+            most_in_a_row = max(most_in_a_row, log.invalidated_count - heard_before)
+            heard_before = log.invalidated_count
+        assert 0 < most_in_a_row <= invalidations.MESSAGES_IN_A_ROW
+
+
 async def test_a_closed_store_leaves_no_connection(own_valkey_tcp: ValkeyTcp) -> None:
     with own_valkey_tcp.client() as other:
         async with cached(own_valkey_tcp.url) as (store, _):
