@@ -45,6 +45,7 @@ class Runtime:
             settings.store_settings(),
             breaker,
             lambda kind: self.metrics.store_errors.labels(kind).inc(),
+            self.metrics.store_cache,
         )
         self._serving: Serving | None = None
         self._reasons: tuple[str, ...] = ("artefacts are being loaded",)

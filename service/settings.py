@@ -64,6 +64,11 @@ class Settings(BaseSettings):
         default=1, ge=0, description="retries within store_timeout_ms after a connection broke"
     )
     store_connections_max_count: int = Field(default=32, ge=1, description="connections of one worker")
+    store_cache_max_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="what one worker keeps of the store, told by it of every write; 0 asks the store each time",
+    )
     breaker_failures_count: int = Field(
         default=5, ge=1, description="failures in a row after which the store is left alone for a while"
     )
@@ -92,6 +97,7 @@ class Settings(BaseSettings):
             timeout_ms=self.store_timeout_ms,
             retries_count=self.store_retries_count,
             connections_max=self.store_connections_max_count,
+            cache_max_bytes=self.store_cache_max_bytes,
         )
 
     def as_environment(self) -> dict[str, str]:

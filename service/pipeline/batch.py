@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
 from typing import Final
 
 from service.clock import Clock
@@ -17,7 +16,7 @@ from service.guarded_store import GuardedStore
 from service.models.live import Serving
 from service.pipeline.decode import decode_batch
 from service.pipeline.form import Form
-from service.pipeline.hydrate import User, hydrate
+from service.pipeline.hydrate import hydrate_many
 from service.pipeline.route import check_domain
 from service.pipeline.run import Answer, Asked, answer, understand
 
@@ -71,7 +70,7 @@ async def score_batch(
         reason = f"expected <= {batch_candidates_max_count} candidates in all requests together"
         raise InvalidRequest([Violation("body.requests", reason)])
     began_s = clock.monotonic_s()
-    users = iter(await hydrate_many(store, asked))
+    users = iter(await hydrate_many(store, [one.wanted() for one in asked]))
     hydrate_s = (clock.monotonic_s() - began_s) / max(1, len(asked))
     answers: list[Answer | ServiceError] = []
     for i, one in enumerate(understood):
@@ -93,13 +92,6 @@ async def score_batch(
         else:
             answers.append(one)
     return answers
-
-
-async def hydrate_many(store: GuardedStore, asked: Sequence[Asked]) -> list[User]:
-    """Return what the store knows of each request's user, in their order."""
-    return await asyncio.gather(
-        *(hydrate(store, one.way.model, user_id=one.request.user_id, at_ms=one.at_ms) for one in asked)
-    )
 
 
 def id_within_batch(request_id: str, i: int) -> str:

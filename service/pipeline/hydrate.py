@@ -11,7 +11,7 @@ Ways to answer with less, each named in the answer and counted:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -43,14 +43,49 @@ class User:
     degraded: tuple[str, ...]
 
 
-async def hydrate(store: GuardedStore, model: LiveModel, *, user_id: str, at_ms: int) -> User:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Whom a request is of, as which model sees them, and at what moment."""
+
+    model: LiveModel
+    user_id: str
+    at_ms: int
+
+    @property
+    def snapshot_id(self) -> str | None:
+        """The snapshot that the model reads, None where nothing was published."""
+        return self.model.snapshot.snapshot_id if self.model.snapshot else None
+
+
+async def hydrate(store: GuardedStore, wanted: Wanted) -> User:
     """Return a user's history and features at a moment. Never raises for want of a store."""
-    degraded: list[str] = []
     try:
-        record = await store.read_user(user_id, model.snapshot.snapshot_id if model.snapshot else None)
+        record = await store.read_user(wanted.user_id, wanted.snapshot_id)
     except StoreUnavailable:
-        record = _NOTHING
-        degraded.append(NO_HISTORY)
+        record = None
+    return _decoded(record, wanted)
+
+
+async def hydrate_many(store: GuardedStore, wanted: Sequence[Wanted]) -> list[User]:
+    """Return the same of several requests, in their order: one trip for all that read the same snapshot."""
+    users: dict[int, User] = {}
+    by_snapshot: dict[str | None, list[int]] = {}
+    for i, one in enumerate(wanted):
+        by_snapshot.setdefault(one.snapshot_id, []).append(i)
+    for snapshot_id, places in by_snapshot.items():
+        records: Sequence[UserRecord | None]
+        try:
+            records = await store.read_users([wanted[i].user_id for i in places], snapshot_id)
+        except StoreUnavailable:
+            records = [None] * len(places)
+        users |= {i: _decoded(record, wanted[i]) for i, record in zip(places, records, strict=True)}
+    return [users[i] for i in range(len(wanted))]
+
+
+def _decoded(record: UserRecord | None, wanted: Wanted) -> User:
+    """Return what a record tells of its user at a moment; None is no answer of the store."""
+    degraded = [NO_HISTORY] if record is None else []
+    record = record or _NOTHING
 
     def decode(fallback: str, decoder: Callable[[bytes], T], blob: bytes | None, default: T) -> T:
         if not blob:
@@ -65,13 +100,13 @@ async def hydrate(store: GuardedStore, model: LiveModel, *, user_id: str, at_ms:
     recent = decode(RECENT_DAMAGED, decode_behaviors, record.recent, Behaviors.empty())
     no_features: dict[str, RawValue] = {}
     features = decode(FEATURES_DAMAGED, decode_user_features, record.features, no_features)
-    if snapshot is not None and snapshot.at_ms >= at_ms:
+    if snapshot is not None and snapshot.at_ms >= wanted.at_ms:
         degraded.append(SNAPSHOT_NEWER)
     history = build_history(
         snapshot,
         recent,
-        at_ms=at_ms,
-        limits=model.manifest.history,
-        counts=model.encoder.reads_counts,
+        at_ms=wanted.at_ms,
+        limits=wanted.model.manifest.history,
+        counts=wanted.model.encoder.reads_counts,
     )
     return User(history, features, tuple(degraded))

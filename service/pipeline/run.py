@@ -19,7 +19,7 @@ from service.models.live import Serving
 from service.pipeline.decode import ScoreRequest, decode_score
 from service.pipeline.encode import encode
 from service.pipeline.form import Form
-from service.pipeline.hydrate import User, hydrate
+from service.pipeline.hydrate import User, Wanted, hydrate
 from service.pipeline.respond import respond
 from service.pipeline.route import Route, route
 
@@ -35,6 +35,10 @@ class Asked:
     at_ms: int
     decode_s: float
     route_s: float
+
+    def wanted(self) -> Wanted:
+        """Return what to ask the store for."""
+        return Wanted(self.way.model, self.request.user_id, self.at_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ async def score_request(
         body, form, domain=domain, serving=serving, clock=clock, candidates_max_count=candidates_max_count
     )
     began_s = clock.monotonic_s()
-    user = await hydrate(store, asked.way.model, user_id=asked.request.user_id, at_ms=asked.at_ms)
+    user = await hydrate(store, asked.wanted())
     hydrate_s = clock.monotonic_s() - began_s
     return answer(asked, user, form=answer_form, request_id=request_id, clock=clock, hydrate_s=hydrate_s)
 

@@ -9,9 +9,9 @@ import pkgutil
 from importlib import import_module
 from urllib.parse import urlsplit
 
-from service.stores.base import Store, StoreSettings, StoreUrlError
+from service.stores.base import CacheWatch, Store, StoreSettings, StoreUrlError
 
-_NOT_A_SCHEME = frozenset({"base", "valkey_server"})
+_NOT_A_SCHEME = frozenset({"base", "cache", "connections", "invalidations", "valkey_server"})
 
 
 def schemes() -> tuple[str, ...]:
@@ -19,8 +19,12 @@ def schemes() -> tuple[str, ...]:
     return tuple(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NOT_A_SCHEME)
 
 
-async def open_store(url: str, settings: StoreSettings | None = None) -> Store:
+async def open_store(
+    url: str, settings: StoreSettings | None = None, watch: CacheWatch | None = None
+) -> Store:
     """Return a store by its URL, without waiting for it: a store that is down opens, and fails when used.
+
+    `watch` is told what its cache does, if it has one.
 
     Raises:
         StoreUrlError: no store has that scheme, or the rest of the URL does not fit it.
@@ -30,5 +34,6 @@ async def open_store(url: str, settings: StoreSettings | None = None) -> Store:
     if scheme not in schemes():
         known = ", ".join(f"{name}://" for name in schemes())
         raise StoreUrlError(f"no store for URLs of scheme {scheme!r}; there are {known}")
-    store: Store = await import_module(f"service.stores.{scheme}").open_url(url, settings or StoreSettings())
+    module = import_module(f"service.stores.{scheme}")
+    store: Store = await module.open_url(url, settings or StoreSettings(), watch or CacheWatch())
     return store

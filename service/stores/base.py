@@ -11,7 +11,7 @@ Knows nothing of Redis.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,7 +39,12 @@ class StoreTimeout(StoreUnavailable):
 
 
 class StoreSettings(BaseModel):
-    """Limits of a store's client. A client's own defaults are made for patience, not for 10 ms."""
+    """Limits of a store's client. A client's own defaults are made for patience, not for 10 ms.
+
+    There is no cache unless it is asked for: with one, a read may miss what another process wrote a moment ago, until
+    the server's word of it has come in, and each process hears of the writes of all. It pays where a process's hits
+    outnumber everybody's writes; 64 MiB hold the snapshots of some thousand users.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,6 +55,23 @@ class StoreSettings(BaseModel):
     )
     connections_max: int = Field(default=32, gt=0, description="per worker; callers beyond it wait in line")
     bulk_users_count: int = Field(default=500, gt=0, description="users in one batch of a bulk write")
+    cache_max_bytes: int = Field(default=0, ge=0, description="values kept in this process; 0 keeps none")
+
+
+class CacheWatch:
+    """Is told what a store's cache does, for counting. This one does not count."""
+
+    def looked_up(self, hits_count: int, misses_count: int) -> None:
+        """Keys of one read: found here, and asked for."""
+
+    def holds(self, held_bytes: int) -> None:
+        """What the cache takes now."""
+
+    def invalidated(self, keys_count: int) -> None:
+        """Keys that the server says were written, held here or not."""
+
+    def was_reset(self, reason: str) -> None:
+        """The cache was emptied: one of `RESET_REASONS` of `service/stores/cache.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +105,15 @@ class Store(Protocol):
 
     async def read_user(self, user_id: str, snapshot_id: str | None) -> UserRecord:
         """Return all that a request needs of its user, in one round trip; with no snapshot, recents only."""
+
+    async def read_users(self, user_ids: Sequence[str], snapshot_id: str | None) -> list[UserRecord]:
+        """Return what `read_user` returns for each user, in their order, in one round trip for all.
+
+        The deadline around all of it is that of one user.
+        """
+
+    def held_user(self, user_id: str, snapshot_id: str | None) -> UserRecord | None:
+        """Return what `read_user` would if that takes no trip to a server, None if it does."""
 
     async def append_behaviors(
         self, user_id: str, records: bytes, *, cap: int, keep_from_ms: int

@@ -10,24 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from redis.asyncio import BlockingConnectionPool, UnixDomainSocketConnection
+from redis.asyncio import ConnectionPool, UnixDomainSocketConnection
 
 from service.stores import valkey_server
 from service.stores.base import (
+    CacheWatch,
     SnapshotRecord,
     StoreSettings,
     StoreStartError,
     StoreUnavailable,
     StoreUrlError,
 )
-from service.stores.redis import RedisStore, client_options
-
-T = TypeVar("T")
+from service.stores.connections import Command, connection_options
+from service.stores.redis import RedisStore
 
 REVIVE_INTERVAL_S: Final = 1.0
 
@@ -35,17 +35,17 @@ REVIVE_INTERVAL_S: Final = 1.0
 class EmbeddedStore(RedisStore):
     """Users' life cycles on a server that its users start and stop."""
 
-    def __init__(self, folder: Path, in_use: int, settings: StoreSettings) -> None:
+    def __init__(self, folder: Path, in_use: int, settings: StoreSettings, watch: CacheWatch) -> None:
         self._folder = folder
         self._in_use: int | None = in_use
         self._revived_at_s = float("-inf")
         self._revival: asyncio.Task[None] | None = None
-        pool = BlockingConnectionPool(
+        maker = ConnectionPool(
             connection_class=UnixDomainSocketConnection,
             path=str(valkey_server.socket_path(folder)),
-            **client_options(settings),
+            **connection_options(settings),
         )
-        super().__init__(pool, settings)
+        super().__init__(maker.make_connection, settings, watch)
 
     async def write_snapshot(self, snapshot_id: str, records: Iterable[SnapshotRecord]) -> int:
         users_count = await super().write_snapshot(snapshot_id, records)
@@ -69,14 +69,13 @@ class EmbeddedStore(RedisStore):
     async def _flush(self) -> None:
         """Return when the append-only file is on disk."""
         timeout_ms = self._settings.bulk_timeout_ms
-        waiting: Awaitable[list[int]] = self._client.execute_command("WAITAOF", 1, 0, timeout_ms)  # type: ignore[no-untyped-call]
-        flushed = await self._call(waiting, timeout_ms)
-        if flushed[0] != 1:
+        ((local_count, _),) = await self._ask(("WAITAOF", 1, 0, timeout_ms), timeout_ms=timeout_ms)
+        if local_count != 1:
             raise StoreUnavailable("the embedded store did not flush what was written to disk")
 
-    async def _call(self, call: Awaitable[T], timeout_ms: int) -> T:
+    async def _ask(self, *commands: Command, timeout_ms: int) -> list[Any]:
         try:
-            return await super()._call(call, timeout_ms)
+            return await super()._ask(*commands, timeout_ms=timeout_ms)
         except StoreUnavailable:
             self._revive()
             raise
@@ -99,7 +98,7 @@ def _absolute(name: str) -> Path:
     return Path(name).absolute()
 
 
-async def open_url(url: str, settings: StoreSettings) -> EmbeddedStore:
+async def open_url(url: str, settings: StoreSettings, watch: CacheWatch) -> EmbeddedStore:
     """Return a store on the server of a folder, `embedded://<folder>` or `embedded:///<absolute folder>`.
 
     Raises:
@@ -112,4 +111,4 @@ async def open_url(url: str, settings: StoreSettings) -> EmbeddedStore:
         raise StoreUrlError("embedded:// takes a folder and nothing else: embedded://artefacts/store, say")
     folder = _absolute(name)
     in_use = await asyncio.to_thread(valkey_server.enter, folder)
-    return EmbeddedStore(folder, in_use, settings)
+    return EmbeddedStore(folder, in_use, settings, watch)

@@ -6,12 +6,19 @@ Knows nothing of persistence: what it holds is gone when it is closed.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
 from service.contract.history import BEHAVIOR_DTYPE
 from service.contract.store_keys import features_key, recent_key, snapshot_key, users_key
-from service.stores.base import AppendResult, SnapshotRecord, StoreSettings, StoreUrlError, UserRecord
+from service.stores.base import (
+    AppendResult,
+    CacheWatch,
+    SnapshotRecord,
+    StoreSettings,
+    StoreUrlError,
+    UserRecord,
+)
 
 _RECORD_BYTES = BEHAVIOR_DTYPE.itemsize
 _AT_MS = struct.Struct("<q")
@@ -33,6 +40,12 @@ class MemoryStore:
             self.values.get(features_key(user_id, snapshot_id)),
             recent,
         )
+
+    async def read_users(self, user_ids: Sequence[str], snapshot_id: str | None) -> list[UserRecord]:
+        return [await self.read_user(user_id, snapshot_id) for user_id in user_ids]
+
+    def held_user(self, user_id: str, snapshot_id: str | None) -> UserRecord | None:
+        return None
 
     async def append_behaviors(
         self, user_id: str, records: bytes, *, cap: int, keep_from_ms: int
@@ -99,7 +112,7 @@ def _at_ms(record: bytes) -> int:
     return at_ms
 
 
-async def open_url(url: str, settings: StoreSettings) -> MemoryStore:
+async def open_url(url: str, settings: StoreSettings, watch: CacheWatch) -> MemoryStore:
     """Return a new, empty store.
 
     Raises:

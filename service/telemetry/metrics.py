@@ -23,12 +23,60 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from service.models.live import Serving
 from service.pipeline.run import STAGES, Answer
+from service.stores.base import CacheWatch
+from service.stores.cache import RESET_REASONS
 
 MULTIPROCESS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 
 _REQUEST_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0)
 _STAGE_BUCKETS_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1)
 _CANDIDATES_BUCKETS = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000)
+
+
+class StoreCacheMetrics(CacheWatch):
+    """What the store's cache of one worker does."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        lookups = Counter(
+            "twinstar_store_cache_lookups",
+            "Keys that requests read, by whether the worker held them; all of them a miss while its cache is shut.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._hits, self._misses = lookups.labels("hit"), lookups.labels("miss")
+        self._held_bytes = Gauge(
+            "twinstar_store_cache_bytes",
+            "What the caches of all workers take.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._invalidations = Counter(
+            "twinstar_store_cache_invalidations",
+            "Keys that the store said were written, held or not.",
+            registry=registry,
+        )
+        resets = Counter(
+            "twinstar_store_cache_resets",
+            "Times that the cache was emptied, by why.",
+            ["reason"],
+            registry=registry,
+        )
+        self._resets = {reason: resets.labels(reason) for reason in RESET_REASONS}
+
+    def looked_up(self, hits_count: int, misses_count: int) -> None:
+        if hits_count:
+            self._hits.inc(hits_count)
+        if misses_count:
+            self._misses.inc(misses_count)
+
+    def holds(self, held_bytes: int) -> None:
+        self._held_bytes.set(held_bytes)
+
+    def invalidated(self, keys_count: int) -> None:
+        self._invalidations.inc(keys_count)
+
+    def was_reset(self, reason: str) -> None:
+        self._resets[reason].inc()
 
 
 class Metrics:
@@ -77,6 +125,7 @@ class Metrics:
             ["kind"],
             registry=registry,
         )
+        self.store_cache = StoreCacheMetrics(registry)
         self.events = Counter(
             "twinstar_events",
             "Events by type and what became of them.",

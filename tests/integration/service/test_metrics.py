@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.integration.service.conftest import World, Worlds
+from tests.support.eventually import eventually
+from tests.support.known_artefact import AT_MS
 from tests.support.known_registry import USERS, model_of
+from tests.support.valkey_tcp import ValkeyTcp
 
 pytestmark = pytest.mark.anyio
 
@@ -58,3 +61,35 @@ async def test_no_id_of_a_user_or_item_is_a_label(world: World) -> None:
     await world.score({"user_id": "canary-user", "candidates": ["canary-item"]})
     await world.client.get("/canary-path")
     assert "canary" not in (await world.client.get("/metrics")).text
+
+
+async def test_what_the_store_cache_does_is_counted(worlds: Worlds, own_valkey_tcp: ValkeyTcp) -> None:
+    body = {"user_id": USERS[3], "candidates": ["apple", "corn"]}
+    behavior = {
+        "type": "behavior",
+        "event_id": "e1",
+        "user_id": USERS[3],
+        "item_id": "corn",
+        "strength": 1,
+        "at_ms": AT_MS - 1000,
+    }
+    async with worlds(own_valkey_tcp.url, store_cache_max_bytes=1 << 20) as world:
+        cache = world.app.state.runtime.store._store._cache
+        await eventually(lambda: cache.is_open)
+        first, second = await world.score(body), await world.score(body)
+        assert first.json()["results"] == second.json()["results"]
+        metrics = await metrics_of(world)
+        assert metrics['twinstar_store_cache_lookups_total{outcome="miss"}'] == 3
+        assert metrics['twinstar_store_cache_lookups_total{outcome="hit"}'] == 3
+        assert metrics["twinstar_store_cache_bytes"] == cache.held_bytes > 0
+        assert (await world.client.post("/events", json={"events": [behavior]})).status_code < 300
+        assert (await world.score(body)).json()["results"] != first.json()["results"]
+        with own_valkey_tcp.client() as other:
+            other.flushall()
+        await eventually(lambda: not len(cache))
+        metrics = await metrics_of(world)
+        assert metrics['twinstar_store_cache_lookups_total{outcome="miss"}'] == 4
+        assert metrics["twinstar_store_cache_invalidations_total"] >= 1
+        assert metrics['twinstar_store_cache_resets_total{reason="flushed"}'] == 1
+        assert metrics['twinstar_store_cache_resets_total{reason="lost"}'] == 0
+        assert metrics["twinstar_store_cache_bytes"] == 0

@@ -35,7 +35,7 @@ from service.contract.statistics import StatisticsEncoder
 from service.contract.store_keys import encode_user_features
 from service.pipeline.decode import decode_score
 from service.pipeline.encode import encode
-from service.pipeline.hydrate import hydrate
+from service.pipeline.hydrate import Wanted, hydrate
 from service.pipeline.route import route
 from service.runtime import Runtime
 from service.settings import Settings
@@ -249,7 +249,7 @@ async def check_request(year: Year, runtime: Runtime, request: int, rows: np.nda
     domain = exposures["domain"][0]
     way = route(runtime.serving, domain=domain, user_id=decoded.user_id, tasks=None)
     assert decoded.at_ms == at_ms
-    seen = await hydrate(runtime.store, way.model, user_id=decoded.user_id, at_ms=at_ms)
+    seen = await hydrate(runtime.store, Wanted(way.model, decoded.user_id, at_ms))
     assert seen.degraded == ()
 
     expected = history_of(

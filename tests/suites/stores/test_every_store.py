@@ -13,22 +13,29 @@ import pytest
 from service.contract.history import Behaviors, decode_behaviors, encode_behaviors
 from service.stores import open_store, schemes
 from service.stores.base import AppendResult, Store, StoreSettings, UserRecord
+from service.stores.redis import READ_KEYS_MAX, RedisStore
+from tests.support.eventually import eventually
 from tests.support.valkey_tcp import ValkeyTcp
 
 pytestmark = pytest.mark.anyio
 
 # A loaded machine may take longer than a request would wait: these tests ask what is answered, not when.
 PATIENT = StoreSettings(timeout_ms=20_000, bulk_users_count=7)
+CACHED = PATIENT.model_copy(update={"cache_max_bytes": 1 << 20})
 
 
-@pytest.fixture(params=schemes())
+@pytest.fixture(params=[*schemes(), *(f"{name}, cached" for name in schemes() if name != "memory")])
 async def store(
     request: pytest.FixtureRequest, tmp_path: Path, valkey_tcp: ValkeyTcp
 ) -> AsyncIterator[Store]:
-    if request.param == "redis":
+    scheme, _, cached = request.param.partition(", ")
+    if scheme == "redis":
         valkey_tcp.client().flushall()
     urls = {"embedded": f"embedded://{tmp_path}/store", "redis": valkey_tcp.url, "memory": "memory://"}
-    opened = await open_store(urls[request.param], PATIENT)
+    opened = await open_store(urls[scheme], CACHED if cached else PATIENT)
+    if cached:
+        assert isinstance(opened, RedisStore)
+        await eventually(lambda: opened._cache.is_open)
     yield opened
     await opened.close()
 
@@ -75,6 +82,30 @@ async def test_a_snapshot_of_many_batches_is_whole_and_streams(store: Store) -> 
     assert await store.write_snapshot("s1", ((user, user.encode(), b"f") for user in users)) == 50
     for i in range(50):
         assert (await store.read_user(f"user-{i}", "s1")).snapshot == f"user-{i}".encode()
+
+
+@pytest.mark.parametrize("snapshot_id", ["s1", None])
+async def test_many_users_are_read_at_once_each_as_if_alone(store: Store, snapshot_id: str | None) -> None:
+    users = [f"user-{i}" for i in range(READ_KEYS_MAX + 5)]
+    await store.write_snapshot("s1", ((user, user.encode(), None) for user in users[::2]))
+    await append(store, behavior(1000))
+    asked = [*users, "nobody", "ann", "ann"]
+    random.Random(2).shuffle(asked)
+    alone = [await store.read_user(user, snapshot_id) for user in asked[::3]]
+    assert await store.read_users(asked, snapshot_id) == [
+        await store.read_user(user, snapshot_id) for user in asked
+    ]
+    assert (await store.read_users(asked, snapshot_id))[::3] == alone
+    assert await store.read_users(["ann"], None) == [UserRecord(None, None, behavior(1000))]
+    assert await store.read_users([], snapshot_id) == []
+
+
+async def test_a_user_that_is_held_is_as_it_is_read(store: Store) -> None:
+    await store.write_snapshot("s1", [("ann", b"clusters", b"features")])
+    await append(store, behavior(1000))
+    record = await store.read_user("ann", "s1")
+    assert store.held_user("ann", "s1") in (None, record)
+    assert store.held_user("nobody", "s1") is None
 
 
 async def test_deleting_a_snapshot_leaves_other_snapshots_and_recent_behaviors(store: Store) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from service.contract.store_keys import (
     decode_user_features,
     encode_user_features,
     features_key,
+    read_keys,
     recent_key,
     snapshot_key,
     user_tag,
@@ -64,6 +67,22 @@ def test_all_keys_of_a_user_lie_on_one_node(user_id: str) -> None:
 def test_no_two_users_share_a_key(one: str, other: str) -> None:
     assert (one == other) == (user_tag(one) == user_tag(other))
     assert (one == other) == bool(set(keys(one)) & set(keys(other)))
+
+
+@given(odd_ids)
+def test_a_tag_is_its_id_percent_encoded_but_for_what_is_harmless(user_id: str) -> None:
+    safe = "".join(chr(code) for code in range(32, 127) if chr(code) not in '{}%"\\')
+    assert user_tag(user_id) == f"{{{quote(user_id, safe=safe, errors='surrogatepass') or '%'}}}"
+
+
+@given(odd_ids)
+def test_the_keys_of_a_read_are_those_that_are_written(user_id: str) -> None:
+    assert read_keys(user_id, None) == (recent_key(user_id),)
+    assert read_keys(user_id, "s1") == (
+        recent_key(user_id),
+        snapshot_key(user_id, "s1"),
+        features_key(user_id, "s1"),
+    )
 
 
 @pytest.mark.parametrize("user_id", ODD_IDS)
