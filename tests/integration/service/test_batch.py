@@ -229,7 +229,7 @@ async def test_other_requests_get_their_turn_between_those_of_a_batch(small_worl
     requests = [{"user_id": user, "candidates": ["apple"]} for user in USERS]
     await post(small_world, {"requests": requests})
     counting.cancel()
-    assert turns >= 2 * len(requests)  # one after it is understood, one after it is scored
+    assert turns > 2 * (len(requests) - 1)  # one after it is understood, one after it is scored
 
 
 async def test_without_a_store_each_answer_says_what_it_lacks(
