@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.public_libraries import quality, speed
-from benchmarks.public_libraries.environments import LIBRARIES, install
+from benchmarks.environments import install
+from benchmarks.public_libraries.environments import LIBRARIES
 from benchmarks.public_libraries.systems import DriverError, chosen_systems
 from benchmarks.results import write_results
 from training.config import load_config
