@@ -143,8 +143,8 @@ class Handler:
         self._tables = read_item_tables(folder)
         self._popularity = read_popularity(settings.registry, self.manifest.snapshot_line, snapshot)
         self._paths = {TRAINING: settings.training_graph, SERVED: folder / SCORER_FILE}
-        self._session = cache(self._load)  # a graph that nobody asks for is not loaded
-        self._session(settings.graph)
+        self.session = cache(self._load)  # a graph that nobody asks for is not loaded
+        self.session(settings.graph)
 
     def _load(self, graph: GraphName) -> ort.InferenceSession:
         options = ort.SessionOptions()
@@ -177,7 +177,7 @@ class Handler:
 
     def run(self, graph: GraphName, feeds: Feeds) -> list[list[float]]:
         """Return the probabilities of each candidate and task."""
-        rows: list[list[float]] = self._session(graph).run([PROBABILITY], feeds)[0].tolist()
+        rows: list[list[float]] = self.session(graph).run([PROBABILITY], feeds)[0].tolist()
         return rows
 
     def feeds(
@@ -228,7 +228,7 @@ class Handler:
         }
 
     def _history_rows(self, history: History, rows: int) -> dict[str, Array]:
-        """Return the training graph's history, each input repeated for every row; an empty part is one row of size 0."""
+        """Return the training graph's history, repeated for every row; an empty part is one row of size 0."""
         recent_size = np.ones(len(history.recent_item), np.float32)
         behavior_size = np.ones(len(history.behavior_item), np.float32)
         parts = {
@@ -278,8 +278,8 @@ class BlockingHandler(Handler):
 
     def stored(self, user_id: str) -> list[bytes | None]:
         """Return what the store knows of a user."""
-        values: list[bytes | None] = self._store.mget(self.keys(user_id))  # type: ignore[assignment]  # not async
-        return values
+        values: Any = self._store.mget(self.keys(user_id))
+        return list(values)
 
 
 class AsyncHandler(Handler):
@@ -298,8 +298,8 @@ class AsyncHandler(Handler):
 
     async def stored(self, user_id: str) -> list[bytes | None]:
         """Return what the store knows of a user."""
-        values: list[bytes | None] = await self._store.mget(self.keys(user_id))
-        return values
+        values: Any = await self._store.mget(self.keys(user_id))
+        return list(values)
 
     async def close(self) -> None:
         """Give the store's connections back."""
@@ -344,4 +344,5 @@ def tensors_body(graph: GraphName, feeds: Feeds, *, base64: bool = False) -> byt
         name: (array.dtype.str, list(array.shape), np.ascontiguousarray(array).tobytes())
         for name, array in feeds.items()
     }
-    return (msgspec.json if base64 else msgspec.msgpack).encode(_Tensors(graph, inputs))
+    tensors = _Tensors(graph, inputs)
+    return msgspec.json.encode(tensors) if base64 else msgspec.msgpack.encode(tensors)

@@ -10,7 +10,7 @@ from fastapi import Request, Response
 from benchmarks.plain_handler import BlockingHandler, PlainSettings
 
 
-class Score(litserve.LitAPI):  # type: ignore[misc]
+class Score(litserve.LitAPI):
     """The plain handler."""
 
     def setup(self, device: str) -> None:

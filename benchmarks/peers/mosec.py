@@ -12,7 +12,7 @@ from benchmarks.plain_handler import BlockingHandler, PlainSettings
 REQUEST_BYTES_MAX = 256 << 20
 
 
-class Score(Worker):  # type: ignore[misc]
+class Score(Worker):
     """The plain handler."""
 
     resp_mime_type = "application/json"

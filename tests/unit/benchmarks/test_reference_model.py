@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import orjson
@@ -55,7 +56,7 @@ def test_its_probabilities_differ_between_candidates_and_between_domains(written
     clicks = np.array([[row[0] for row in request.probability] for request in golden])
     assert (clicks.std(axis=1) > 0.01).all()
     by_domain = clicks.reshape(len(DOMAINS), -1)
-    assert all(np.abs(a - b).mean() > 0.01 for a, b in zip(by_domain, by_domain[1:], strict=False))
+    assert all(np.abs(a - b).mean() > 0.01 for a, b in pairwise(by_domain))
 
 
 def test_the_store_holds_users_of_each_number_of_clusters(written):
