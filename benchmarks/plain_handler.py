@@ -7,9 +7,9 @@ JSON, a dict knows the items' rows, numpy lays out the tensors, one ONNX Runtime
     served     our own graph, and our item tables
 
 A body is the JSON of POST /score, or ready tensors: `{"graph": name, "inputs": {name: [dtype, shape, bytes]}}` in
-MessagePack, or in JSON with Base64. It reads the same registry, vocabularies and store as the service, and gives the same probabilities. This
-is the one module of the benchmarks that lays out requests by the contract, and it needs only what REQUIREMENTS names,
-so that it runs in a peer's own environment.
+MessagePack, or in JSON with Base64. It reads the same registry, vocabularies and store as the service, and gives the
+same probabilities. This is the one module of the benchmarks that lays requests of users out by the contract, and it
+needs only what REQUIREMENTS names, so that it runs in a peer's own environment.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ _tensors_decoder: Final = msgspec.msgpack.Decoder(_Tensors)
 
 
 class Handler:
-    """The model and its graphs, and what turns a request into an answer. Knows no server, and of the store only keys."""
+    """The model, its graphs, and what turns a request into an answer. Of the store it knows the keys only."""
 
     def __init__(self, settings: PlainSettings) -> None:
         folder = model_folder(settings.registry, settings.model)

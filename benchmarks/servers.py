@@ -42,6 +42,10 @@ class Server:
         processes = self._processes()
         return sum(map(cpu_s_of, processes)) if processes else None
 
+    def is_running(self) -> bool:
+        """Return whether its first process has not ended."""
+        return self._process.poll() is None
+
     def get(self, path: str) -> int:
         """Return the status of a GET."""
         return self._ask("GET", path, b"", {})[0]
@@ -91,9 +95,14 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        for pid in set(started) & set(parents()):  # what it left behind
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        deadline_s = time.monotonic() + STOP_TIMEOUT_S
+        while left_behind := set(started) & set(parents()):
+            for pid in left_behind:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if time.monotonic() > deadline_s:
+                return
+            time.sleep(0.02)
 
     def _processes(self) -> list[int]:
         return descendants(self._process.pid, parents())
@@ -163,17 +172,23 @@ def split_cores() -> tuple[set[int] | None, set[int] | None]:
 
 
 def parents() -> dict[int, int]:
-    """Return the parent of every process that there is; nothing where /proc does not tell."""
+    """Return the parent of every process that runs; nothing where /proc does not tell."""
     found: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
-            found[int(path.parent.name)] = parent_of(path.read_text(errors="replace"))
+            parent = parent_of(path.read_text(errors="replace"))
+            if parent is not None:
+                found[int(path.parent.name)] = parent
     return found
 
 
-def parent_of(stat: str) -> int:
-    """Return the parent from the text of /proc/<pid>/stat; the name in it may hold anything."""
-    return int(stat.rpartition(")")[2].split()[1])
+def parent_of(stat: str) -> int | None:
+    """Return the parent from the text of /proc/<pid>/stat, None of a process that has ended and waits to be noticed.
+
+    The name in the text may hold anything.
+    """
+    state, parent = stat.rpartition(")")[2].split()[:2]
+    return None if state in "ZX" else int(parent)
 
 
 def descendants(pid: int, parent: Mapping[int, int]) -> list[int]:

@@ -21,7 +21,7 @@ TensorsForm = Literal["binary", "base64"]
 class Peer:
     """A public model server.
 
-    tensors: how it takes ready tensors: `binary` where it hands a body on as it is, `base64` where it reads JSON itself.
+    tensors: how it takes ready tensors: `binary` where it hands a body on as it is, `base64` where it reads JSON.
     wrapped: whether its only endpoint is that of the Open Inference Protocol, so that a body is sent as a tensor.
     """
 

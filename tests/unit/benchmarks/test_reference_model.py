@@ -20,24 +20,17 @@ from service.models.live import load_serving
 from training.errors import StageError
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    reference = Reference(tmp_path_factory.mktemp("reference"), items_count=1_000)
-    reference.write()
-    return reference
-
-
-def test_it_is_an_artefact_that_the_service_loads_and_whose_golden_requests_replay(written):
-    serving = load_serving(written.registry, read_plan(written.plan))
+def test_it_is_an_artefact_that_the_service_loads_and_whose_golden_requests_replay(reference):
+    serving = load_serving(reference.registry, read_plan(reference.plan))
 
     model = serving.default_model
-    assert model.label == f"{MODEL}-{written.version}"
+    assert model.label == f"{MODEL}-{reference.version}"
     assert model.tables.by_domain.shape == (3, 1_001, 512)
     assert model.tables.shared.shape == (1_001, 4 * 16 + 32)
 
 
-def test_it_has_the_features_domains_and_tasks_that_it_says(written):
-    manifest = read_artefact(written.artefact)
+def test_it_has_the_features_domains_and_tasks_that_it_says(reference):
+    manifest = read_artefact(reference.artefact)
 
     assert [len(manifest.features_of(side)) for side in (Side.USER, Side.CONTEXT, Side.CANDIDATE)] == [
         8,
@@ -47,11 +40,11 @@ def test_it_has_the_features_domains_and_tasks_that_it_says(written):
     assert len(manifest.item_features) == 10
     assert (len(manifest.domains), len(manifest.tasks)) == (3, 2)
     assert manifest.parity.logit_difference_max <= manifest.parity.logit_difference_limit
-    assert read_artefact_catalogue(written.artefact, manifest).item_ids == written.item_ids
+    assert read_artefact_catalogue(reference.artefact, manifest).item_ids == reference.item_ids
 
 
-def test_its_probabilities_differ_between_candidates_and_between_domains(written):
-    golden = read_golden(written.artefact)
+def test_its_probabilities_differ_between_candidates_and_between_domains(reference):
+    golden = read_golden(reference.artefact)
 
     clicks = np.array([[row[0] for row in request.probability] for request in golden])
     assert (clicks.std(axis=1) > 0.01).all()
@@ -59,19 +52,19 @@ def test_its_probabilities_differ_between_candidates_and_between_domains(written
     assert all(np.abs(a - b).mean() > 0.01 for a, b in pairwise(by_domain))
 
 
-def test_the_store_holds_users_of_each_number_of_clusters(written):
-    snapshot = read_snapshot_ref(written.registry, reference_model.LINE)
-    ids = [user.user_id for user in written.users()]
+def test_the_store_holds_users_of_each_number_of_clusters(reference):
+    snapshot = read_snapshot_ref(reference.registry, reference_model.LINE)
+    ids = [user.user_id for user in reference.users()]
 
-    found = asyncio.run(read_users(f"embedded://{written.store}", snapshot.snapshot_id, ids))
+    found = asyncio.run(read_users(f"embedded://{reference.store}", snapshot.snapshot_id, ids))
 
     assert [user.clusters_count for user in found] == [c for c in CLUSTERS_COUNTS for _ in range(USERS_COUNT)]
     assert all(user.features for user in found)
     assert all(decode_snapshot(user.snapshot).at_ms < ASKED_AT_MS for user in found)
 
 
-def test_no_two_requests_are_alike_and_users_and_domains_take_turns(written):
-    workload = written.workload(n=100, c=200, asks_count=96)
+def test_no_two_requests_are_alike_and_users_and_domains_take_turns(reference):
+    workload = reference.workload(n=100, c=200, asks_count=96)
 
     bodies = [orjson.loads(ask.body) for ask in workload.asks]
     assert len({ask.body for ask in workload.asks}) == 96
@@ -82,28 +75,28 @@ def test_no_two_requests_are_alike_and_users_and_domains_take_turns(written):
     )
     for body in bodies:
         assert len(set(body["candidates"])) == 100
-        assert set(body["candidates"]) <= set(written.item_ids)
+        assert set(body["candidates"]) <= set(reference.item_ids)
 
 
-def test_the_same_arguments_write_the_same_version(written, tmp_path):
-    again = Reference(tmp_path, items_count=written.items_count)
+def test_the_same_arguments_write_the_same_version(reference, tmp_path):
+    again = Reference(tmp_path, items_count=reference.items_count)
     again.write()
 
-    assert again.version == written.version
+    assert again.version == reference.version
 
 
-def test_a_folder_is_written_once_and_anew_where_other_arguments_wrote_it(written, tmp_path):
-    assert written.is_written
-    assert not replace(written, items_count=2_000).is_written
-    assert not replace(written, folder=tmp_path).is_written
+def test_a_folder_is_written_once_and_anew_where_other_arguments_wrote_it(reference, tmp_path):
+    assert reference.is_written
+    assert not replace(reference, items_count=2_000).is_written
+    assert not replace(reference, folder=tmp_path).is_written
 
 
 def test_a_graph_that_scores_otherwise_than_torch_is_not_put_in_force(tmp_path, monkeypatch):
     torch_logits = reference_model._torch_logits
     monkeypatch.setattr(reference_model, "_torch_logits", lambda *a: torch_logits(*a) + 1e-3)
-    reference = Reference(tmp_path, items_count=100)
+    other = Reference(tmp_path, items_count=100)
 
     with pytest.raises(StageError, match="differ"):
-        reference.write()
+        other.write()
 
-    assert not reference.is_written
+    assert not other.is_written
