@@ -45,7 +45,7 @@ N: Final = (100, 200, 500, 1000)
 POINTS: Final = ((200, 200), (200, 1000), (500, 1000))
 """(N, C) where peers, open loops, ready tensors and ONNX Runtime alone are measured."""
 ROUNDS: Final = 3
-CLOSED_S: Final = 0.7
+CLOSED_S: Final = 0.5
 OPEN_S: Final = 2.0
 PACKAGES: Final = (
     "fastapi",
@@ -189,7 +189,14 @@ def show(
         lines = []
         for cell in cells:
             by_metric = {r.metric: str(r) for r in own if (r.n, r.c, r.connections, r.input, r.loop) == cell}
-            lines.append([*map(str, cell), *(by_metric.get(metric) for metric in metrics)])
+            lines.append(
+                [
+                    cell[0],
+                    f"{cell[1]:.1f}",
+                    *map(str, cell[2:]),
+                    *(by_metric.get(metric) for metric in metrics),
+                ]
+            )
         print(f"\nTimes that {OURS} is better than {other}: median of the rounds (lowest to highest)\n")
         print(table(["n", "c", "connections", "input", "loop", *metrics], lines))
     print("\nBars: median of the rounds (lowest to highest)\n")

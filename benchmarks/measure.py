@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -40,6 +40,7 @@ class Measurements:
     load_cores: set[int] | None
     samples: list[Sample] = field(default_factory=list)
     _turn: int = 0
+    _warm: set[Cell] = field(default_factory=set)
 
     def begin_turn(self) -> None:
         """Begin a turn: the samples until the next are compared with each other."""
@@ -51,6 +52,10 @@ class Measurements:
         Raises:
             ServerError: the server did not answer as it must.
         """
+        if task.cell not in self._warm and task.rate_rps is None:
+            # The first request of its size makes the server's memory grow, which may take longer than the request.
+            self._load(replace(task, cell=replace(task.cell, connections=1), seconds=0.0))
+            self._warm.add(task.cell)
         before_s = task.server.cpu_s()
         load = self._load(task)
         after_s = task.server.cpu_s()

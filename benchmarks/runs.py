@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -44,6 +45,9 @@ from benchmarks.workload import (
 )
 
 ASKS_COUNT: Final = 96
+SETTLE_S: Final = 3.0
+"""Some servers go on starting processes after they have answered."""
+
 CONFIG_CANDIDATES_COUNT: Final = 200
 
 
@@ -118,6 +122,7 @@ def measure_peer(bench: Comparison, up: Up, peer: Peer, points: Sequence[Point])
             ]
             check_tensors(system, server, bodies, own[: len(bodies)])
         up = {**up, **started}
+        time.sleep(SETTLE_S)
         for number in range(bench.options.rounds):
             say(f"{peer.name}, round {number + 1} of {bench.options.rounds}: {len(points)} points")
             bench.taken.begin_turn()
