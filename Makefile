@@ -41,8 +41,9 @@ format: $(stamp) ## format the code, and mend what the linter can
 	@$(py) -m ruff format .
 	@$(py) -m ruff check --fix .
 
-bench: $(stamp) ## requests per second and latency of /score, beside a plain service
+bench: $(stamp) ## the cost of /score, beside plain FastAPI and public model servers (a quarter of an hour)
 	@$(py) -m benchmarks.bench
+	@$(py) -m benchmarks.report
 
 study: $(stamp) ## every method on all of the data, beside the rivals (hours; it resumes)
 	@for stage in prepare embed cluster; do $(py) -m training $$stage configs/study_pipeline.yaml; done

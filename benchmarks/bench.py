@@ -1,68 +1,52 @@
-"""Requests per second and latency of /score, beside a plain service that runs the training graph.
+"""The cost of /score beside plain FastAPI and public model servers, in one run, on the same requests.
 
-    python -m benchmarks.bench [--config configs/demo.yaml] [--model star] [--out FILE.json] [--rounds N]
+    python -m benchmarks.bench [--quick] [--n 100 200] [--c 0 200] [--peers mosec bentoml] [--rounds N] ...
+    python -m benchmarks.bench --config configs/demo.yaml [--model star] [--bare]
 
-Takes what the pipeline of CONFIG has published, running it first where it has not. Both systems run at once,
-one process each on the same core, the load and the store on the others; they are measured in turn, round by
-round, on the very same requests, after it was checked that they give the same probabilities.
+Measures the reference model (`reference_model.py`), which is written first where it is not there; with --config, what a
+pipeline has published, by users and requests of its dataset, without peers. Environments of peers are installed first;
+one that cannot be installed or started is named, and the run goes on.
+
+The store and the load have one core, the servers another, one worker each. Servers are measured in turn, round by
+round, after it was checked that they give the same probabilities. Writes FILE.json; `python -m benchmarks.report` makes
+the tables and plots of docs/performance.md from it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import numpy as np
-
-from benchmarks.figures import Cell, Sample, ratios, rows_of, sample_of, table
-from benchmarks.load import Load, http_request
-from benchmarks.published import Published, ensure_published
+from benchmarks.bars import BARE_FLOOR, FLOOR, Bar, bars_of
+from benchmarks.comparison import Comparison, Options
+from benchmarks.environments import install, installed
+from benchmarks.figures import Ratio, ratios, rows_of, table
+from benchmarks.peers.environments import PEERS, Peer
+from benchmarks.progress import say
+from benchmarks.published import ensure_published
+from benchmarks.reference_model import CLUSTERS_COUNTS, ITEMS_COUNT, MODEL, Reference
 from benchmarks.results import write_results
-from benchmarks.servers import Server, ServerError, on_cores, split_cores
-from benchmarks.systems import (
-    NOTHING_MISSING,
-    OTHER,
-    OURS,
-    DisagreementError,
-    both_systems,
-    check_agreement,
-    own_store,
-)
-from benchmarks.workload import (
-    AFTER_SNAPSHOT_MS,
-    SEED,
-    Requests,
-    User,
-    Workload,
-    WorkloadError,
-    draw_long,
-    draw_real,
-    load_users,
-    make_workload,
-)
+from benchmarks.runs import measure_published, measure_reference
+from benchmarks.servers import ServerError
+from benchmarks.systems import OURS, DisagreementError
+from benchmarks.workload import WorkloadError
 from service.contract.errors import ContractError
 from service.stores.base import StoreError
 from training.errors import TrainingError
 
-FLOOR: Final = "twinstar-livez"
-"""GET /livez of our service: what the loop, the HTTP stack and the load generator cost and vary by themselves."""
-
-CANDIDATES_COUNT: Final = 200
-CONNECTIONS: Final = (1, 8)
-ROUNDS: Final = 5
-ROUND_S: Final = 3.0
-FLOOR_S: Final = 1.0
-REQUESTS_MAX: Final = 20_000
-TIME_MAX_S: Final = 240.0
+N: Final = (100, 200, 500, 1000)
+POINTS: Final = ((200, 200), (200, 1000), (500, 1000))
+"""(N, C) where peers, open loops, ready tensors and ONNX Runtime alone are measured."""
+ROUNDS: Final = 3
+CLOSED_S: Final = 0.5
+OPEN_S: Final = 2.0
 PACKAGES: Final = (
     "fastapi",
     "httptools",
@@ -70,161 +54,172 @@ PACKAGES: Final = (
     "onnxruntime",
     "pydantic",
     "redis",
+    "starlette",
     "torch",
     "uvicorn",
     "uvloop",
 )
 
 
-@dataclass(frozen=True)
-class Turn:
-    """What is done once a round: one load on one server."""
-
-    cell: Cell
-    server: Server
-    requests: Path
-    expect: str
-    seconds: float
+def installed_peers(names: Sequence[str], left_out: list[str]) -> list[Peer]:
+    """Install peers and return those that are there; the others are noted with their reason."""
+    found: list[Peer] = []
+    for peer in (PEERS[name] for name in names):
+        if not installed(peer):
+            say(f"{peer.name} {peer.version}: installing in {peer.folder}")
+        try:
+            install(peer)
+            found.append(peer)
+        except (subprocess.CalledProcessError, OSError) as error:
+            left_out.append(f"{peer.name}: not installed: {error}")
+            say(f"{peer.name} is left out: {error}")
+    return found
 
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"))
-    parser.add_argument("--model", default="star")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/bench.json"))
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument(
-        "--bare", action="store_true", help="candidates as ids alone, without their placement"
-    )
+    parser = _parser()
     arguments = parser.parse_args()
-    if arguments.rounds < 1:
+    options = Options(arguments.rounds, arguments.seconds, arguments.open_seconds)
+    points = [pair for pair in POINTS if pair[0] in arguments.n and pair[1] in arguments.c]
+    if arguments.quick:
+        options = Options(1, 0.3, 0.5)
+        arguments.n, arguments.c = (200,), (200,)
+        points = [(200, 200)]
+    if options.rounds < 1:
         parser.error("--rounds must be at least 1")
+    load = ", ".join(f"{one:.2f}" for one in os.getloadavg())
+    say(f"load average {load}: run on a quiet machine")
+    left_out: list[str] = []
     try:
-        published = ensure_published(arguments.config, arguments.model)
-        samples = run(published, rounds=arguments.rounds, bare=arguments.bare)
+        with tempfile.TemporaryDirectory(prefix="twinstar-bench-") as name:
+            if arguments.config is not None:
+                published = ensure_published(arguments.config, arguments.model)
+                bench = measure_published(published, Path(name), options, bare=arguments.bare)
+                about = f"{published.model}-{published.version} of {arguments.config}"
+            else:
+                peers = installed_peers(arguments.peers, left_out)
+                reference = Reference(arguments.reference, arguments.items)
+                if not reference.is_written:
+                    say(f"writing the reference model into {reference.folder}")
+                reference.ensure()
+                about = f"{MODEL}-{reference.version}, {reference.items_count} items"
+                bench = measure_reference(
+                    reference, Path(name), options, n=arguments.n, c=arguments.c, points=points, peers=peers
+                )
     except (TrainingError, ContractError, StoreError, ServerError, WorkloadError, DisagreementError) as error:
         sys.exit(f"bench: {error}")
-    rows = rows_of(samples)
-    write_results(arguments.out, rows, packages=PACKAGES)
-    show(rows, samples)
+    samples = bench.taken.samples
+    rows, bars, found = rows_of(samples), bars_of(samples), _ratios(bench)
+    more: dict[str, Any] = {
+        "about": about,
+        "load_average": load,
+        "rounds": options.rounds,
+        "left_out": left_out + bench.left_out,
+        "bars": [bar.row() for bar in bars],
+        "ratios": [asdict(ratio) for ratio in found],
+    }
+    versions = {
+        peer.distribution: peer.version for peer in PEERS.values() if f"{peer.name}-served" in _names(rows)
+    }
+    write_results(arguments.out, rows, packages=PACKAGES, versions=versions, more=more)
+    if arguments.json:
+        print(arguments.out.read_text(), end="")
+    else:
+        show(rows, bars, found, more["left_out"])
     say(f"written to {arguments.out}")
 
 
-def run(published: Published, *, rounds: int, bare: bool) -> list[Sample]:
-    """Return the samples of all rounds."""
-    rng = np.random.default_rng(SEED)
-    core, others = split_cores()
-    say(f"{published.model}-{published.version}; server on core {core}, load and store on {others}")
-    say("load average " + ", ".join(f"{load:.2f}" for load in os.getloadavg()) + ": run on a quiet machine")
-    users = load_users(
-        published.config.publish.store, published.snapshot.snapshot_id, published.bench.dataset
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    asked, workloads = make_workloads(published, users, rng, bare=bare)
-    for workload in workloads:
-        about = f"{len(workload.asks)} users ({workload.users}), {workload.clusters_mean:.1f} clusters at the mean"
-        say(f"{workload.name}: {about}")
-    with tempfile.TemporaryDirectory(prefix="twinstar-bench-") as name:
-        folder = Path(name)
-        store = folder / "store"
-        with (
-            own_store(store, published.snapshot.snapshot_id, asked, others),
-            both_systems(published, folder, store, core) as servers,
-        ):
-            for workload in workloads:
-                off = check_agreement(servers, workload.asks)
-                say(
-                    f"{workload.name}: probabilities are equal to {off.probability:.0e}, or {off.relative:.2%}"
-                )
-            return list(measure(list(turns(servers, workloads, folder)), rounds=rounds, cores=others))
+    parser.add_argument("--quick", action="store_true", help="one short round at N=200 C=200")
+    parser.add_argument("--n", type=int, nargs="+", default=N, help="candidates of the grid")
+    parser.add_argument(
+        "--c",
+        type=int,
+        nargs="+",
+        default=CLUSTERS_COUNTS,
+        choices=CLUSTERS_COUNTS,
+        help="clusters of the grid",
+    )
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        default=tuple(PEERS),
+        choices=tuple(PEERS),
+        metavar="PEER",
+        help="none: no peers",
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--seconds", type=float, default=CLOSED_S, help="of a closed loop")
+    parser.add_argument("--open-seconds", type=float, default=OPEN_S, help="of an open loop")
+    parser.add_argument("--reference", type=Path, default=Path("runs/reference"), metavar="FOLDER")
+    parser.add_argument("--items", type=int, default=ITEMS_COUNT, help="items of the reference model")
+    parser.add_argument("--config", type=Path, help="measure what this pipeline has published instead")
+    parser.add_argument("--model", default="star", help="of that pipeline")
+    parser.add_argument(
+        "--bare", action="store_true", help="with --config: candidates as ids alone, without their placement"
+    )
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/bench.json"))
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    return parser
 
 
-def make_workloads(
-    published: Published, users: Sequence[User], rng: np.random.Generator, *, bare: bool
-) -> tuple[list[User], list[Workload]]:
-    """Return all users that are asked for, and what is asked of them."""
-    requests = Requests(published.bench.dataset, candidates_count=CANDIDATES_COUNT, bare=bare)
-    at_ms = published.snapshot.at_ms + AFTER_SNAPSHOT_MS
-    real = draw_real(users, rng)
-    long, kind = draw_long(users, rng)
-    return [*real, *long], [
-        make_workload("real users", "real", real, requests, at_ms, rng),
-        make_workload("long life cycles", kind, long, requests, at_ms, rng),
-    ]
+def _ratios(bench: Comparison) -> list[Ratio]:
+    samples = bench.taken.samples
+    others = dict.fromkeys(s.cell.system for s in samples if s.cell.system not in (OURS, FLOOR, BARE_FLOOR))
+    return [ratio for other in others for ratio in ratios(samples, OURS, other)]
 
 
-def turns(servers: dict[str, Server], workloads: Sequence[Workload], folder: Path) -> Iterator[Turn]:
-    """Yield what a round does, in order: the systems in turn, cell by cell, and the floor."""
-    floor = folder / "floor.jsonl"
-    floor.write_text(json.dumps(http_request("GET", "/livez")) + "\n")
-    for connections in CONNECTIONS:
-        yield Turn(Cell(FLOOR, 0, 0.0, connections), servers[OURS], floor, "alive", FLOOR_S)
-        for number, workload in enumerate(workloads):
-            path = folder / f"requests-{number}.jsonl"
-            asks = [
-                http_request("POST", "/score", headers=[("X-Domain", ask.domain)], body=ask.body)
-                for ask in workload.asks
-            ]
-            path.write_text("".join(json.dumps(ask) + "\n" for ask in asks))
-            for system in (OURS, OTHER):
-                cell = Cell(system, CANDIDATES_COUNT, workload.clusters_mean, connections)
-                yield Turn(cell, servers[system], path, NOTHING_MISSING[system], ROUND_S)
+def _names(rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    return {row["system"] for row in rows}
 
 
-def measure(todo: Sequence[Turn], *, rounds: int, cores: set[int] | None) -> Iterator[Sample]:
-    """Yield a sample a turn and round; no round begins after TIME_MAX_S."""
-    began_s = time.monotonic()
-    for number in range(rounds):
-        if time.monotonic() - began_s > TIME_MAX_S:
-            say(f"{number} of {rounds} rounds in {TIME_MAX_S:.0f} s: no more are begun")
-            return
-        say(f"round {number + 1} of {rounds}")
-        for turn in todo:
-            before_s = turn.server.cpu_s()
-            load = run_load_apart(turn, cores)
-            after_s = turn.server.cpu_s()
-            cpu_s = None if before_s is None or after_s is None else after_s - before_s
-            yield sample_of(turn.cell, load.latencies_ms, wall_s=load.wall_s, cpu_s=cpu_s)
-
-
-def run_load_apart(turn: Turn, cores: set[int] | None) -> Load:
-    """Return what the load generator saw, run in a process of its own.
-
-    Raises:
-        ServerError: the server did not answer as it must.
-    """
-    command = [sys.executable, "-m", "benchmarks.load", "--port", str(turn.server.port)]
-    command += ["--requests", str(turn.requests), "--connections", str(turn.cell.connections)]
-    command += ["--seconds", str(turn.seconds), "--requests-max", str(REQUESTS_MAX), "--expect", turn.expect]
-    with on_cores(cores):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ServerError(f"{turn.server.name}: {done.stderr.strip()}")
-    return Load(**json.loads(done.stdout))
-
-
-def show(rows: Sequence[dict[str, object]], samples: Sequence[Sample]) -> None:
-    """Print the rows, and by how much ours is better."""
+def show(
+    rows: Sequence[Mapping[str, Any]], bars: Sequence[Bar], found: Sequence[Ratio], left_out: Sequence[str]
+) -> None:
+    """Print the rows, by how much ours is better, and the bars."""
     print(table(list(rows[0]), [list(row.values()) for row in rows]))
-    found = ratios(samples, OURS, OTHER)
-    cells = dict.fromkeys((ratio.c, ratio.connections) for ratio in found)
-    metrics = list(dict.fromkeys(ratio.metric for ratio in found))
-    lines = [
-        [f"{c:.1f}", str(connections), *(str(r) for r in found if (r.c, r.connections) == (c, connections))]
-        for c, connections in cells
-    ]
-    print(f"\nTimes that {OURS} is better than {OTHER}: median of the rounds (lowest to highest)\n")
-    print(table(["c", "connections", *metrics], lines))
-    for row in rows:
-        if row["system"] == FLOOR:
-            print(f"Noise floor, {row['connections']} connections: p99 of GET /livez is {row['p99_ms']} ms")
-
-
-def say(line: str) -> None:
-    """Print a line of progress."""
-    print(line, file=sys.stderr, flush=True)
+    for other in dict.fromkeys(ratio.other for ratio in found):
+        own = [ratio for ratio in found if ratio.other == other]
+        cells = dict.fromkeys((r.n, r.c, r.connections, r.input, r.loop) for r in own)
+        metrics = list(dict.fromkeys(ratio.metric for ratio in own))
+        lines = []
+        for cell in cells:
+            by_metric = {r.metric: str(r) for r in own if (r.n, r.c, r.connections, r.input, r.loop) == cell}
+            lines.append(
+                [
+                    cell[0],
+                    f"{cell[1]:.1f}",
+                    *map(str, cell[2:]),
+                    *(by_metric.get(metric) for metric in metrics),
+                ]
+            )
+        print(f"\nTimes that {OURS} is better than {other}: median of the rounds (lowest to highest)\n")
+        print(table(["n", "c", "connections", "input", "loop", *metrics], lines))
+    print("\nBars: median of the rounds (lowest to highest)\n")
+    print(
+        table(
+            ["bar", "n", "c", "against", "ratio", "pass", "goal", "met"],
+            [
+                [
+                    bar.name,
+                    bar.n,
+                    bar.c,
+                    bar.against,
+                    f"{bar.median:.2f} ({bar.low:.2f} to {bar.high:.2f})",
+                    bar.passes,
+                    bar.goal,
+                    bar.verdict,
+                ]
+                for bar in bars
+            ],
+        )
+    )
+    for line in left_out:
+        print(f"Left out: {line}")
 
 
 if __name__ == "__main__":

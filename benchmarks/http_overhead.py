@@ -28,7 +28,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.figures import table
-from benchmarks.load import LoadError, http_request, run_load
+from benchmarks.load import LoadError, http_request, run_closed
 from benchmarks.report import placed
 from benchmarks.results import write_results
 from benchmarks.servers import Server, ServerError, on_cores, running, split_cores
@@ -140,7 +140,7 @@ def started(folder: Path, registry: Path, model: str, core: set[int] | None) -> 
 
 def cells(manifest: Manifest, item_ids: Sequence[str]) -> list[Cell]:
     """Return what is asked in a round, in order."""
-    empty = http_request("GET", "/livez").encode()
+    empty = http_request("GET", "/livez")
     found = [Cell(system, "nothing", 0, None, empty) for system in (*BARE, OURS)]
     domain = manifest.domains[0]
     plain = {n: body_of(manifest, item_ids, n, bare=True) for n in (1, *COUNTS)}
@@ -181,10 +181,8 @@ def post(body: Mapping[str, Any], domain: str, media_type: str) -> bytes:
         ("X-Domain", domain),
         ("Accept", media_type),
         ("Accept-Encoding", "gzip, deflate"),
-        ("Content-Type", media_type),
-        ("Content-Length", str(len(content))),
     ]
-    return http_request("POST", "/score", headers=headers).encode() + content
+    return http_request("POST", "/score", headers=headers, body=content, media_type=media_type)
 
 
 def measure(cell: Cell, server: Server) -> Sample:
@@ -196,7 +194,7 @@ def measure(cell: Cell, server: Server) -> Sample:
     """
     stages_before = stages_of(cell, server)
     cpu_before_s = server.cpu_s()
-    load = run_load(server.port, [cell.request], connections=1, seconds=ROUND_S, requests_max=REQUESTS_MAX)
+    load = run_closed(server.port, [cell.request], connections=1, seconds=ROUND_S, requests_max=REQUESTS_MAX)
     cpu_after_s = server.cpu_s()  # before /metrics are asked for, which take as long as several requests
     stages_after = stages_of(cell, server)
     if cpu_before_s is None or cpu_after_s is None:

@@ -155,7 +155,7 @@ def made_up_request(rng: np.random.Generator) -> Request:
     )
 
 
-def batch_of(request: Request) -> Batch:
+def batch_of(request: Request, *, domain: int = 0) -> Batch:
     """Return the request as a training batch of one visit."""
     rows, history = len(request.item), request.history
     slot, none = torch.arange(rows), torch.zeros(rows)
@@ -179,22 +179,24 @@ def batch_of(request: Request) -> Batch:
     def ids(values: np.ndarray[Any, Any]) -> Tensor:
         return torch.from_numpy(values.astype(np.int64))
 
-    parts = {
-        name: PartIds(
+    parts: dict[str, PartIds] = {}
+    for name, columns in given.items():
+        item, size, age, strength = columns
+        if not len(item):  # as the service lays it out: one row of size 0
+            item, size, age, strength = (np.zeros(1, column.dtype) for column in columns)
+        parts[name] = PartIds(
             item_rows=ids(item),
             index=torch.arange(len(item))[None],
             size=torch.from_numpy(size)[None],
             age=ids(age)[None],
             strength=ids(strength)[None],
         )
-        for name, (item, size, age, strength) in given.items()
-    }
     return Batch(
         item=ids(request.item),
         candidate_ids=ids(request.candidate_ids),
         request=torch.zeros(rows, dtype=torch.int64),
         user_ids=ids(request.user_ids)[None],
-        domain=torch.zeros(1, dtype=torch.int64),
+        domain=torch.tensor([domain]),
         layout=RowLayout(torch.zeros(rows, dtype=torch.int64), slot, rows),
         parts=parts,
         labels=none[:, None].expand(-1, len(TASKS)),

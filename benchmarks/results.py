@@ -20,10 +20,12 @@ def write_results(
     *,
     packages: Sequence[str],
     versions: Mapping[str, str] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Write rows with what is needed to read them later: machine, versions, command, date.
 
-    `packages` are installed here; `versions` are of what was measured in an environment of its own.
+    `packages` are installed here; `versions` are of what was measured in an environment of its own; `more` stands
+    beside the rows.
     """
     spec = sys.modules["__main__"].__spec__
     module = f"benchmarks.{Path(sys.argv[0]).stem}" if spec is None else spec.name.removesuffix(".__main__")
@@ -39,7 +41,7 @@ def write_results(
         "date": datetime.now(tz=UTC).date().isoformat(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"meta": meta, "rows": list(rows)}, indent=2) + "\n")
+    path.write_text(json.dumps({"meta": meta, "rows": list(rows), **(more or {})}, indent=2) + "\n")
 
 
 def _processor() -> str:

@@ -17,8 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.environments import install
 from benchmarks.public_libraries import quality, speed
-from benchmarks.public_libraries.environments import LIBRARIES, install
+from benchmarks.public_libraries.environments import LIBRARIES
 from benchmarks.public_libraries.systems import DriverError, chosen_systems
 from benchmarks.results import write_results
 from training.config import load_config

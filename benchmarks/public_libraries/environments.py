@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import venv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-REPOSITORY: Final = Path(__file__).resolve().parents[2]
-ENVIRONMENTS: Final = REPOSITORY / ".rivals"
+from benchmarks.environments import ENVIRONMENTS, python_of
+
 TORCH: Final = "torch==2.13.0"
 
 
@@ -21,6 +18,7 @@ class Library:
     distribution: str
     version: str
     undeclared: tuple[str, ...] = ()
+    interpreter: str | None = None
 
     @property
     def driver(self) -> str:
@@ -35,7 +33,7 @@ class Library:
     @property
     def python(self) -> Path:
         """The interpreter of its environment."""
-        return self.folder / "bin" / "python"
+        return python_of(self)
 
     @property
     def requirements(self) -> tuple[str, ...]:
@@ -51,27 +49,3 @@ LIBRARIES: Final = {
         Library("deepctr-torch", "0.3.0", undeclared=("requests",)),  # it imports what it does not declare
     )
 }
-
-
-def installed(library: Library) -> bool:
-    """Return whether a library's environment was made, whole."""
-    return _receipt(library).is_file() and _receipt(library).read_text() == "\n".join(library.requirements)
-
-
-def install(library: Library) -> None:
-    """Make a library's environment, once.
-
-    Raises:
-        subprocess.CalledProcessError: pip could not install it; what pip said stands on stderr.
-    """
-    if installed(library):
-        return
-    venv.create(library.folder, with_pip=True)
-    command = [str(library.python), "-m", "pip", "install", "--quiet", *library.requirements]
-    subprocess.run(command, check=True, stdout=sys.stderr)
-    _receipt(library).write_text("\n".join(library.requirements))
-
-
-def _receipt(library: Library) -> Path:
-    """Written last, so that an installation that broke off is no environment."""
-    return library.folder / "installed.txt"

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.public_libraries.environments import LIBRARIES, REPOSITORY, Library, installed
+from benchmarks.environments import REPOSITORY, installed
+from benchmarks.public_libraries.environments import LIBRARIES, Library
 from benchmarks.public_libraries.exchange import REPORT_FILE, Job, Report
 
 LOG_FILE: Final = "driver.log"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.figures import Cell, Sample, percentile, ratios, rows_of, sample_of, table
@@ -34,10 +36,13 @@ def test_a_row_has_the_median_of_each_figure_over_the_rounds():
             "n": 200,
             "c": 41.2,
             "connections": 8,
+            "input": "ids",
+            "loop": "closed",
             "rps": 20,
             "p50_ms": 2,
             "p99_ms": 8,
             "cpu_us_per_request": 200,
+            "rate_rps": None,
         }
     ]
 
@@ -50,19 +55,46 @@ def test_rows_keep_the_order_of_the_first_round_and_state_missing_cpu_as_none():
     assert [(row["system"], row["cpu_us_per_request"]) for row in rows] == [("other", None), ("ours", None)]
 
 
-def test_ratios_compare_round_by_round_and_more_is_always_better():
+def test_ratios_compare_turn_by_turn_and_more_is_always_better():
     samples = [
-        Sample(OURS, 20, 1, 2, 10),
-        Sample(OTHER, 10, 3, 8, 50),
-        Sample(OURS, 40, 1, 2, 10),
-        Sample(OTHER, 10, 5, 2, 30),
-        Sample(OURS, 30, 2, 2, 10),
-        Sample(OTHER, 10, 2, 4, 40),
+        Sample(OURS, 20, 1, 2, 10, turn=1),
+        Sample(OTHER, 10, 3, 8, 50, turn=1),
+        Sample(OURS, 40, 1, 2, 10, turn=2),
+        Sample(OTHER, 10, 5, 2, 30, turn=2),
+        Sample(OURS, 30, 2, 2, 10, turn=3),
+        Sample(OTHER, 10, 2, 4, 40, turn=3),
     ]
 
     found = {r.metric: (r.median, r.low, r.high) for r in ratios(samples, "ours", "other")}
 
     assert found == {"rps": (3, 2, 4), "p50": (3, 1, 5), "p99": (2, 1, 4), "cpu": (4, 3, 5)}
+
+
+def test_only_what_was_taken_in_one_turn_is_compared():
+    samples = [
+        Sample(OURS, 1000, 1, 1, 1, turn=1),
+        Sample(OURS, 20, 1, 1, 1, turn=2),
+        Sample(OTHER, 10, 1, 1, 1, turn=2),
+        Sample(OTHER, 1, 1, 1, 1, turn=3),
+    ]
+
+    assert {r.metric: r.median for r in ratios(samples, "ours", "other")}["rps"] == 2
+
+
+def test_inputs_and_loops_are_apart_and_an_open_loop_has_no_ratio_of_its_rates():
+    tensors = replace(OTHER, input="tensors")
+    opened = [replace(cell, loop="open") for cell in (OURS, OTHER)]
+    samples = [
+        Sample(OURS, 20, 1, 1, 1, turn=1),
+        Sample(tensors, 10, 1, 1, 1, turn=1),
+        Sample(opened[0], 20, 1, 1, 1, turn=1, rate_rps=20),
+        Sample(opened[1], 10, 3, 1, 1, turn=1, rate_rps=10),
+    ]
+
+    found = ratios(samples, "ours", "other")
+
+    assert {(r.loop, r.metric) for r in found} == {("open", "p50"), ("open", "p99"), ("open", "cpu")}
+    assert [row["rate_rps"] for row in rows_of(samples)] == [None, None, 20, 10]
 
 
 def test_a_table_lines_up():

@@ -7,16 +7,18 @@ from importlib.machinery import ModuleSpec
 import pytest
 
 from benchmarks import report
-from benchmarks.report import BEGIN, END, ReportError, placed, times_better
+from benchmarks.report import BEGIN, END, ReportError, placed, rendered, times_better
 from benchmarks.results import write_results
 
 
-def row_of(system, *, rps, connections=1, cpu=100.0):
+def row_of(system, *, rps, connections=1, cpu=100.0, input="ids", loop="closed"):
     return {
         "system": system,
         "n": 200,
         "c": 41.5,
         "connections": connections,
+        "input": input,
+        "loop": loop,
         "rps": rps,
         "p50_ms": 1.0,
         "p99_ms": 2.0,
@@ -28,6 +30,64 @@ def test_a_row_is_compared_with_ours_of_the_same_cell():
     rows = [row_of("twinstar", rps=600, connections=8), row_of("twinstar", rps=300), row_of("plain", rps=100)]
 
     assert [times_better(row, rows) for row in rows] == [None, None, 3.0]
+
+
+def test_other_inputs_and_open_loops_are_compared_with_nothing():
+    rows = [
+        row_of("twinstar", rps=600),
+        row_of("plain", rps=100, input="tensors"),
+        row_of("twinstar", rps=600, loop="open"),
+        row_of("plain", rps=100, loop="open"),
+    ]
+
+    assert [times_better(row, rows) for row in rows] == [None] * 4
+
+
+BAR = {
+    "name": "p99 over p50",
+    "n": 500,
+    "c": 1000.0,
+    "against": "its own p50",
+    "median": 2.25,
+    "low": 2.0,
+    "high": 2.5,
+    "passes": 2.5,
+    "goal": None,
+    "verdict": "pass",
+}
+
+
+def test_bars_tables_plots_and_what_is_left_out_are_rendered_in_their_order():
+    results = {
+        "meta": {"command": "python -m x", "date": "2026-01-02", "machine": "one", "versions": {"a": "1"}},
+        "rows": [
+            row_of("twinstar", rps=300, loop="open"),
+            row_of("twinstar", rps=600),
+            row_of("plain", rps=100, input="tensors"),
+        ],
+        "about": "a model",
+        "rounds": 3,
+        "load_average": "0.10, 0.20, 0.30",
+        "bars": [BAR],
+        "left_out": ["mosec: it did not start"],
+    }
+
+    text = rendered(results, plots_folder="performance")
+
+    places = [
+        text.index(words)
+        for words in (
+            "Measured on a model; rounds: 3; load average when it began: 0.10",
+            "| p99 over p50 | 500 | 1000 | its own p50 |  2.25 |",
+            "### Ids in a closed loop",
+            "### Ids in an open loop",
+            "### Ready tensors",
+            "](performance/grid.svg)",
+            "](performance/peers.svg)",
+            "- mosec: it did not start",
+        )
+    ]
+    assert places == sorted(places)
 
 
 def test_a_page_keeps_all_but_what_is_between_the_marks():

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.public_libraries.environments import installed
+from benchmarks.environments import installed
 from benchmarks.public_libraries.exchange import (
     KEEP_PROBABILITY,
     LENGTH,
