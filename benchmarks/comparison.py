@@ -27,7 +27,15 @@ from benchmarks.plain_handler import (
 )
 from benchmarks.progress import say
 from benchmarks.servers import Server, ServerError
-from benchmarks.systems import OURS, PLAIN, STARLETTE, Subject, System, check_agreement
+from benchmarks.systems import (
+    OURS,
+    PLAIN,
+    STARLETTE,
+    Subject,
+    System,
+    check_agreement,
+    check_tensors,
+)
 from benchmarks.workload import Workload
 
 LOOPS: Final = (1, CONNECTIONS)
@@ -87,6 +95,19 @@ class Comparison:
             most = max((d.probability for d in off.values()), default=0.0)
             say(f"{point.workload.name}: probabilities of {len(able)} systems are equal to {most:.0e}")
 
+    def check_tensors(self, up: Up, point: Point, *, name: str) -> None:
+        """Check that a system gives to ready tensors of both graphs what ours gives to the same requests as ids.
+
+        Raises:
+            DisagreementError: it does not.
+        """
+        own, server = up[OURS]
+        asks = point.workload.asks[:CHECKED_COUNT]
+        references = [own.scores(own.call(ask).ask(server)) for ask in asks]
+        for graph in (SERVED, TRAINING):
+            bodies = list(self._tensor_bodies(up[name][0], graph, point))[: len(asks)]
+            check_tensors(*up[name], bodies, references)
+
     def closed(self, up: Up, points: Sequence[Point], *, names: Sequence[str]) -> None:
         """Measure some systems at some points once, one after the other at each."""
         for point in points:
@@ -130,8 +151,11 @@ class Comparison:
         *,
         names: Mapping[str, GraphName],
     ) -> None:
-        """Measure ready tensors at some systems once. `names` are rows of results and the graph that each asks for;
-        a row of a graph that its system does not serve by ids is named without `-served`."""
+        """Measure ready tensors at some systems once.
+
+        names: the rows' names and the graph that each asks for. A peer on another graph than ours is named without
+            `-served`.
+        """
         for point in points:
             for name, graph in names.items():
                 if name in self._gone:
@@ -140,12 +164,12 @@ class Comparison:
                 form = f"{system.tensors_form}-{system.wrapped}-{str(system.tensors_path).strip('/')}"
                 path = self.folder / f"tensors-{graph}-{form}-{point.n}-{point.c}"
                 if not path.exists():
-                    bodies = self.tensor_bodies(system, graph, point)
+                    bodies = self._tensor_bodies(system, graph, point)
                     write_requests(path, (system.tensors_call(body).http() for body in bodies))
                 cell = Cell(name, point.n, point.c, 1, "tensors")
                 self._take(Task(cell, server, path, "", self.options.closed_s))
 
-    def tensor_bodies(self, system: System, graph: GraphName, point: Point) -> Iterator[bytes]:
+    def _tensor_bodies(self, system: System, graph: GraphName, point: Point) -> Iterator[bytes]:
         """Yield requests of a point as ready tensors, in the form that a system takes."""
         for ask in point.workload.asks[:TENSORS_COUNT]:
             request = ScoreRequest.model_validate_json(ask.body)

@@ -49,7 +49,7 @@ def peers(path: Path, rows: Sequence[Row]) -> None:
         colors = [_color(0 if row["system"] == OURS else 7 if row["system"] in known else 1) for row in here]
         panel.barh(range(len(here)), [row[CPU] / 1000 for row in here], color=colors, height=0.6)
         panel.set_yticks(range(len(here)), [row["system"] for row in here], fontsize=7)
-        panel.set(title=f"{n} candidates, {c:,.0f} clusters", xlabel="CPU of a request, ms")
+        panel.set(title=f"{n} candidates, {c:,.0f} clusters", xlabel="CPU of a request, ms", xscale="log")
         panel.grid(axis="x", linewidth=0.3)
     _save(figure, path)
 

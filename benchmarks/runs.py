@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.comparison import CHECKED_COUNT, Comparison, Options, Point, Up
+from benchmarks.comparison import Comparison, Options, Point, Up
 from benchmarks.measure import Measurements
 from benchmarks.peers.environments import Peer
 from benchmarks.plain_handler import SERVED, TRAINING
@@ -24,7 +24,6 @@ from benchmarks.systems import (
     STARLETTE,
     DisagreementError,
     Subject,
-    check_tensors,
     of_peer,
     ours,
     own_store,
@@ -45,7 +44,7 @@ from benchmarks.workload import (
 )
 
 ASKS_COUNT: Final = 96
-SETTLE_S: Final = 3.0
+SETTLE_S: Final = 5.0
 """Some servers go on starting processes after they have answered."""
 
 CONFIG_CANDIDATES_COUNT: Final = 200
@@ -75,8 +74,9 @@ def measure_reference(
     grid = [point(*pair) for pair in dict.fromkeys([(a, b) for a in n for b in c] + list(points))]
     chosen = [one for one in grid if (one.n, int(one.c)) in points]
     single = point(1, 0)  # little but what a request costs by itself
-    options_of_pure = ["--reference", str(reference.folder.absolute()), "--items", str(reference.items_count)]
-    options_of_pure += ["--seconds", str(options.closed_s)]
+    of_pure = ["--reference", str(reference.folder.absolute()), "--items", str(reference.items_count)]
+    of_pure += ["--seconds", str(options.closed_s)]
+    environment = subject.plain_environment(SERVED)
     with store_running(reference.store, cores[1]):
         fixed = [ours(subject), plain(subject, SERVED), plain(subject, TRAINING), starlette(subject)]
         names = [system.name for system in fixed if system.name != STARLETTE]
@@ -88,21 +88,19 @@ def measure_reference(
                 bench.floors(up)
                 bench.closed(up, [single], names=[OURS, STARLETTE])
                 bench.closed(up, grid, names=names)
-                bench.taken.take_pure(
-                    options_of_pure,
-                    subject.plain_environment(SERVED),
-                    [(one.n, one.c) for one in chosen],
-                )
+                if chosen:
+                    bench.taken.take_pure(of_pure, environment, [(one.n, one.c) for one in chosen])
                 bench.tensors(up, chosen, names={system: graph for graph, system in PLAIN.items()})
             for number in range(options.rounds):
                 say(f"open loop, round {number + 1} of {options.rounds}: {len(chosen)} points")
                 bench.taken.begin_turn()
                 bench.open(up, chosen, names=names)
-            for peer in peers:
+            for peer in peers if chosen else ():
                 try:
                     measure_peer(bench, up, peer, chosen)
-                except (ServerError, DisagreementError) as error:
-                    bench.left_out.append(f"{peer.name}: {str(error).strip().splitlines()[0]}")
+                except (ServerError, DisagreementError, OSError, ValueError, KeyError) as error:
+                    first, *others = str(error).strip().splitlines() or [type(error).__name__]
+                    bench.left_out.append(f"{peer.name}: {' … '.join([first, *others[-1:]])}")
                     say(f"{peer.name} is left out: {error}")
     return bench
 
@@ -112,16 +110,9 @@ def measure_peer(bench: Comparison, up: Up, peer: Peer, points: Sequence[Point])
     system = of_peer(bench.subject, peer)
     say(f"{peer.name} {peer.version}: starting")
     with bench.servers([system], points[0].workload) as started:
-        both = {OURS: up[OURS], **started}
-        bench.check(both, points)
-        server = started[system.name][1]
-        for graph in (SERVED, TRAINING):
-            bodies = list(bench.tensor_bodies(system, graph, points[0]))[:CHECKED_COUNT]
-            own = [
-                up[OURS][0].scores(up[OURS][0].call(ask).ask(up[OURS][1])) for ask in points[0].workload.asks
-            ]
-            check_tensors(system, server, bodies, own[: len(bodies)])
         up = {**up, **started}
+        bench.check({OURS: up[OURS], **started}, points)
+        bench.check_tensors(up, points[0], name=system.name)
         time.sleep(SETTLE_S)
         for number in range(bench.options.rounds):
             say(f"{peer.name}, round {number + 1} of {bench.options.rounds}: {len(points)} points")
