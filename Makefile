@@ -17,7 +17,7 @@ stamp := $(VENV)/.installed
 project := --editable ".[train,study,dev]"
 torch := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
-.PHONY: help demo serve test check format bench study
+.PHONY: help demo serve test check format bench profile study
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ format: $(stamp) ## format the code, and mend what the linter can
 bench: $(stamp) ## the cost of /score, beside plain FastAPI and public model servers (a quarter of an hour)
 	@$(py) -m benchmarks.bench
 	@$(py) -m benchmarks.report
+
+profile: $(stamp) ## where the processor time of a request goes (PROFILE="--candidates 500 --clusters 1000", say)
+	@$(py) -m benchmarks.request_profile $(PROFILE)
 
 study: $(stamp) ## every method on all of the data, beside the rivals (hours; it resumes)
 	@for stage in prepare embed cluster; do $(py) -m training $$stage configs/study_pipeline.yaml; done

@@ -209,8 +209,11 @@ def measure(cell: Cell, server: Server) -> Sample:
 
 def stages_of(cell: Cell, server: Server) -> dict[str, float]:
     """Return the seconds that our server has spent in each stage so far; nothing where nothing is scored."""
-    if cell.system != OURS or cell.n == 0:
-        return {}
+    return {} if cell.system != OURS or cell.n == 0 else stage_seconds(server)
+
+
+def stage_seconds(server: Server) -> dict[str, float]:
+    """Return the seconds that a server has spent in each stage so far, as its metrics tell."""
     with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics") as answer:
         return parsed_stages(answer.read().decode())
 

@@ -281,7 +281,7 @@ class Reference:
             rng = np.random.default_rng((SEED, count))
             for number in range(USERS_COUNT):
                 user_id = user_id_of(count, number)
-                snapshot = _snapshot(count, self.items_count, rng)
+                snapshot = made_up_snapshot(count, self.items_count, rng)
                 yield User(user_id, encode_snapshot(snapshot), encode_user_features(_user_features(user_id)))
 
     def workload(self, *, n: int, c: int, asks_count: int) -> Workload:
@@ -362,7 +362,7 @@ def _user_features(user_id: str) -> dict[str, Any]:
     return {name: str(rng.integers(values)) for name, values in _USER_VALUES.items()}
 
 
-def _snapshot(clusters_count: int, items_count: int, rng: np.random.Generator) -> Snapshot:
+def made_up_snapshot(clusters_count: int, items_count: int, rng: np.random.Generator) -> Snapshot:
     """Return a life cycle of so many clusters, with a tail of its newest behaviors where there are any."""
     tail = min(TAIL_COUNT, clusters_count)
 

@@ -108,8 +108,8 @@ def test_ready_tensors_come_back_as_they_were(base64):
     body = tensors_body(SERVED, "home", feeds, base64=base64)
 
     assert is_json(body) == base64
-    graph, found = tensors_of_document(orjson.loads(body)) if base64 else tensors_of(body)
-    assert graph == SERVED
+    graph, domain, found = tensors_of_document(orjson.loads(body)) if base64 else tensors_of(body)
+    assert (graph, domain) == (SERVED, "home")
     for name, array in feeds.items():
         np.testing.assert_array_equal(found[name], array)
         assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
