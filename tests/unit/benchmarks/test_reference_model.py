@@ -26,7 +26,7 @@ def test_it_is_an_artefact_that_the_service_loads_and_whose_golden_requests_repl
     model = serving.default_model
     assert model.label == f"{MODEL}-{reference.version}"
     assert model.encoder.tables.by_domain.shape == (3, 1_001, 512)
-    assert model.encoder.tables.shared.shape == (1_001, 4 * 16 + 32)
+    assert model.encoder.tables.shared.shape == (1_001, 4 * (16 + 1) + 32)
 
 
 def test_it_has_the_features_domains_and_tasks_that_it_says(reference):
