@@ -10,21 +10,22 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from service.contract.artefact import scorer_file
+from service.contract.history import F32
 from service.contract.served_inputs import ITEM_SHARED
 
 WEIGHTS_MIN: Final = 8192
-"""A product of a smaller weight gains nothing."""
+COLUMNS_MIN: Final = 64
+"""A product with a smaller weight, or of fewer columns, gains less than rounding its rows costs."""
 RUNTIME_DOMAIN: Final = "com.microsoft"
-_TINY: Final = 1e-30  # the scale of a row of zeros
+_TINY: Final = 1e-30  # instead of the largest value of what is all zero
 
 
 def write_int8(folder: Path, domains: Sequence[str]) -> int:
@@ -48,7 +49,6 @@ def quantized(path: Path) -> tuple[onnx.ModelProto, int]:
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     relus = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Relu"}
     nodes: list[NodeProto] = []
-    rounded: dict[str, _Rounded] = {}
     count = 0
     for node in model.graph.node:
         weight = _weight_of(node, weights, path.parent) if node.input[0] in over_candidates else None
@@ -56,10 +56,8 @@ def quantized(path: Path) -> tuple[onnx.ModelProto, int]:
             nodes.append(node)
             continue
         rows = node.input[0]
-        if rows not in rounded:
-            rounded[rows] = _Rounded(relus.get(rows, rows), model.graph, positive=rows in relus)
-            nodes += rounded[rows].nodes
-        nodes += rounded[rows].product(node, weight)
+        product = _Product(node, model.graph)
+        nodes += product.of_positive(relus[rows], weight) if rows in relus else product.of_any(rows, weight)
         count += 1
     _replace_nodes(model.graph, nodes)
     if all(opset.domain != RUNTIME_DOMAIN for opset in model.opset_import):
@@ -98,9 +96,7 @@ def _over_candidates(graph: onnx.GraphProto) -> Iterator[str]:
             yield name
 
 
-def _weight_of(
-    node: NodeProto, weights: dict[str, TensorProto], folder: Path
-) -> npt.NDArray[np.float32] | None:
+def _weight_of(node: NodeProto, weights: dict[str, TensorProto], folder: Path) -> F32 | None:
     """Return the weight (K, H) that a node multiplies rows (N, K) with, None where it is none or a small one."""
     if node.op_type not in ("Gemm", "MatMul") or node.input[1] not in weights:
         return None
@@ -109,69 +105,92 @@ def _weight_of(
     plain = not given.get("transA") and given.get("alpha", 1.0) == given.get("beta", 1.0) == 1.0
     if len(tensor.dims) != 2 or np.prod(tensor.dims) < WEIGHTS_MIN or not plain:
         return None
-    weight: npt.NDArray[np.float32] = numpy_helper.to_array(tensor, base_dir=str(folder))
-    return weight.T if given.get("transB") else weight
+    weight: F32 = numpy_helper.to_array(tensor, base_dir=str(folder))
+    weight = weight.T if given.get("transB") else weight
+    return weight if weight.shape[1] >= COLUMNS_MIN else None
 
 
-class _Rounded:
-    """The rows (N, K) of a tensor in 8 bits, of which a graph may make several products."""
+class _Product:
+    """The nodes that take the place of one: a product of rows (N, K) with a weight (K, H), and what it adds.
 
-    def __init__(self, rows: str, graph: onnx.GraphProto, *, positive: bool) -> None:
-        """Add what it needs to a graph; `nodes` are to stand before the products. With `positive`, what is below zero
-        becomes zero, as ReLU has it."""
-        self._graph, self._rows = graph, rows
-        self._scale = self._name("scale")  # (N, 1)
-        self._bytes = self._name("bytes")  # (N, K)
-        self._one = self._constant("one", 1.0, np.float32)
-        self._zero = self._constant("zero", 0 if positive else 128, np.uint8)
-        axis, tiny = self._constant("axis", [1], np.int64), self._constant("tiny", _TINY, np.float32)
-        step = self._constant("step", 1 / (255 if positive else 127), np.float32)
-        scales = self._name("scales")  # (N,)
-        largest, lowest, shift = [self._name("largest")], [], []
-        self.nodes = [helper.make_node("ReduceMax", [rows, axis], largest)]
-        if not positive:
-            lowest, shift = [self._name("lowest")], [self._name("shift")]
-            self.nodes += [
-                helper.make_node("ReduceMin", [rows, axis], [self._name("smallest")]),
-                helper.make_node("Neg", [self._name("smallest")], lowest),
-            ]
-        self.nodes += [
-            helper.make_node("Max", [*largest, *lowest, tiny], [self._name("range")]),
-            helper.make_node("Mul", [self._name("range"), step], [self._scale]),
-            helper.make_node("Squeeze", [self._scale, axis], [scales]),
+    What it needs beside them it adds to the graph. All names begin with that of its output.
+    """
+
+    def __init__(self, node: NodeProto, graph: onnx.GraphProto) -> None:
+        self._graph = graph
+        self._out = node.output[0]
+        self._added = node.input[2] if len(node.input) > 2 else ""
+
+    def of_positive(self, rows: str, weight: F32) -> list[NodeProto]:
+        """Return the nodes where what is below zero in the rows counts as zero, as ReLU has it."""
+        return [
+            self._node("ReduceMax", rows, self._axis(), out="largest"),
+            *self._scales(self._name("largest"), steps=255),
+            self._node("QuantizeLinear", rows, self._name("scales"), out="bytes", axis=0),
+            *self._product(weight, zero=0),
         ]
-        if not positive:
-            middle = numpy_helper.from_array(np.array([128], np.uint8))
-            self.nodes += [
-                helper.make_node("Shape", [scales], [self._name("count")]),
-                helper.make_node("ConstantOfShape", [self._name("count")], shift, value=middle),
-            ]
-        self.nodes.append(helper.make_node("QuantizeLinear", [rows, scales, *shift], [self._bytes], axis=0))
 
-    def product(self, node: NodeProto, weight: npt.NDArray[np.float32]) -> list[NodeProto]:
-        """Return the nodes that take the place of one, a product with a weight (K, H) and what it adds, if anything."""
-        out = node.output[0]
-        scale = np.maximum(np.abs(weight).max(axis=0), _TINY) / 127
-        held = np.rint(weight / scale).astype(np.int8)
-        read = [
-            self._bytes,
-            self._constant("weight", held, np.int8, of=out),
-            self._one,
-            self._constant("weight_scale", scale, np.float32, of=out),
-            self._zero,
+    def of_any(self, rows: str, weight: F32) -> list[NodeProto]:
+        """Return the nodes where the rows are of any sign.
+
+        Each column is multiplied with the largest weight that it meets, and that row of weights divided by it. What is
+        rounded is then as large as what it contributes: a column of small values and large weights, as normalization
+        makes them, is not lost beside one of large values and small weights.
+        """
+        reach = np.maximum(np.abs(weight).max(axis=1), _TINY)  # (K,)
+        middle = numpy_helper.from_array(np.array([128], np.uint8))
+        even = self._name("even")
+        return [
+            self._node("Mul", rows, self._constant("reach", reach, np.float32), out="even"),
+            self._node("ReduceMax", even, self._axis(), out="largest"),
+            self._node("ReduceMin", even, self._axis(), out="smallest"),
+            self._node("Neg", self._name("smallest"), out="lowest"),
+            *self._scales(self._name("largest"), self._name("lowest"), steps=127),
+            self._node("Shape", self._name("scales"), out="count"),
+            self._node("ConstantOfShape", self._name("count"), out="zeros", value=middle),
+            self._node(
+                "QuantizeLinear", even, self._name("scales"), self._name("zeros"), out="bytes", axis=0
+            ),
+            *self._product(weight / reach[:, None], zero=128),
         ]
-        added = node.input[2] if len(node.input) > 2 else ""
-        product = self._name("product", out) if added else out
-        nodes = [
-            helper.make_node("MatMulIntegerToFloat", read, [self._name("sum", out)], domain=RUNTIME_DOMAIN),
-            helper.make_node("Mul", [self._name("sum", out), self._scale], [product]),
+
+    def _scales(self, *largest: str, steps: int) -> list[NodeProto]:
+        """Return the nodes of each row's scale, (N, 1) as `scale` and (N,) as `scales`."""
+        tiny, step = self._constant("tiny", _TINY, np.float32), self._constant("step", 1 / steps, np.float32)
+        return [
+            self._node("Max", *largest, tiny, out="range"),
+            self._node("Mul", self._name("range"), step, out="scale"),
+            self._node("Squeeze", self._name("scale"), self._axis(), out="scales"),
         ]
-        return nodes + ([helper.make_node("Add", [product, added], [out])] if added else [])
 
-    def _name(self, what: str, of: str = "") -> str:
-        return f"{of or self._rows}/int8/{what}"
+    def _product(self, weight: F32, *, zero: int) -> list[NodeProto]:
+        scale = np.maximum(np.abs(weight).max(axis=0), _TINY) / 127  # (H,)
+        read = (
+            self._name("bytes"),
+            self._constant("weight", np.rint(weight / scale), np.int8),
+            self._constant("one", 1.0, np.float32),
+            self._constant("weight_scale", scale, np.float32),
+            self._constant("zero", zero, np.uint8),
+        )
+        product = self._node("Mul", self._name("sum"), self._name("scale"), out="product")
+        nodes = [self._node("MatMulIntegerToFloat", *read, out="sum", domain=RUNTIME_DOMAIN), product]
+        if self._added:
+            return [*nodes, helper.make_node("Add", [self._name("product"), self._added], [self._out])]
+        product.output[0] = self._out
+        return nodes
 
-    def _constant(self, what: str, value: object, dtype: type[np.generic], of: str = "") -> str:
-        name = self._name(what, of)
-        self._graph.initializer.append(numpy_helper.from_array(np.array(value, dtype), name))
+    def _axis(self) -> str:
+        return self._constant("axis", [1], np.int64)
+
+    def _name(self, what: str) -> str:
+        return f"{self._out}/int8/{what}"
+
+    def _node(self, operator: str, *read: str, out: str, **given: Any) -> NodeProto:
+        node: NodeProto = helper.make_node(operator, list(read), [self._name(out)], **given)
+        return node
+
+    def _constant(self, what: str, value: object, dtype: type[np.generic]) -> str:
+        name = self._name(what)
+        if all(tensor.name != name for tensor in self._graph.initializer):
+            self._graph.initializer.append(numpy_helper.from_array(np.array(value).astype(dtype), name))
         return name

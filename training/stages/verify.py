@@ -96,7 +96,7 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
     _gate("torch and ONNX Runtime differ by", parity)
     _gate("a score changes with the other candidates by", independence)
     write_golden(folder, golden)
-    passed, said = _variants(bench, folder, served, data, raw, golden, progress)
+    passed, said = _variants(bench, folder, served, data, golden, progress)
     draft = draft.model_copy(update={"variants": passed})
     for graph_of in (served, *(ServedGraph(folder, bench.catalogue, draft, v.precision) for v in passed)):
         replay_golden(
@@ -134,7 +134,6 @@ def _variants(
     folder: Path,
     served: ServedGraph,
     data: EncodedData,
-    raw: RawRequests,
     golden: Sequence[GoldenRequest],
     progress: Progress,
 ) -> tuple[tuple[Variant, ...], dict[str, str]]:
@@ -143,28 +142,30 @@ def _variants(
     said: dict[str, str] = {}
     report: list[dict[str, object]] = []
     domains = served.manifest.domains
+    cases = requests_of_test_weeks(
+        data, rows_max=bench.config.export.variant_rows, rng=np.random.default_rng(SEED)
+    )
     for precision in bench.config.export.variants:
-        if not (folder / scorer_file(domains[0], precision)).exists():
+        files = [folder / scorer_file(domain, precision) for domain in domains]
+        if not files[0].exists():
             continue
-        cases = requests_of_test_weeks(
-            data, rows_max=bench.config.export.variant_rows, rng=np.random.default_rng(SEED)
-        )
-        graph = ServedGraph(folder, bench.catalogue, served.manifest, precision)
-        with progress.task(f"{precision} against fp32", total=sum(len(c.rows) for c in cases)) as advance:
-            found, dependence = compared(served, graph, data, raw, cases, golden, advance=advance)
-        refused = refusals(found, dependence)
-        said[precision] = (
-            f"left out: {'; '.join(refused)}"
-            if refused
-            else f"log-odds within {found.log_odds_difference_max:.1e}"
-        )
-        report.append({**found.model_dump(), "dependence_max": dependence, "refused": refused})
+        refused = ["the test weeks have no rows to compare on"]
+        if cases:
+            graph = ServedGraph(folder, bench.catalogue, served.manifest, precision)
+            with progress.task(f"{precision} against fp32", total=sum(len(c.rows) for c in cases)) as advance:
+                found, dependence = compared(
+                    served, graph, data, bench.catalogue_ids, cases, golden, advance=advance
+                )
+            refused = refusals(found, dependence)
+            report.append({**found.model_dump(), "dependence_max": dependence, "refused": refused})
         if not refused:
             passed.append(found)
+            said[precision] = f"AUC drop {found.auc_drop_max:.1e}, Δp {found.probability_difference_max:.1e}"
             continue
+        said[precision] = f"left out: {'; '.join(refused)}"
         progress.say(f"{precision}: {said[precision]}")
-        for domain in domains:
-            (folder / scorer_file(domain, precision)).unlink()
+        for file in files:
+            file.unlink()
     (folder / REPORT_FOLDER / VARIANTS_FILE).write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
     return tuple(passed), said
 
