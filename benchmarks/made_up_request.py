@@ -17,7 +17,7 @@ from torch import Tensor
 from service.contract.artefact import scorer_file
 from service.contract.features import BucketEncoder, FeatureSpec, Side
 from service.contract.history import AGE_BUCKETS, STRENGTH_BUCKETS, History
-from service.contract.manifest import TaskSpec
+from service.contract.manifest import Precision, TaskSpec
 from service.contract.match import ANY
 from service.contract.served_inputs import LOGIT, PARTS, Feeds, ItemTables, assemble, rows_by_catalogue_id
 from training.config import ModelConfig
@@ -122,8 +122,13 @@ def features() -> tuple[FeatureSpec, ...]:
     return tuple(found)
 
 
-def made_up_request(rng: np.random.Generator) -> Request:
-    """Return a request of CANDIDATES_COUNT candidates and a full history."""
+def made_up_request(
+    rng: np.random.Generator,
+    *,
+    candidates_count: int = CANDIDATES_COUNT,
+    clusters_count: int = CLUSTERS_COUNT,
+) -> Request:
+    """Return a request of some candidates and a full history."""
     specs = features()
     per_candidate = [f for f in specs if f.side in (Side.CANDIDATE, Side.MATCH, Side.POPULARITY)]
     per_user = [f for f in specs if f.side in (Side.USER, Side.CONTEXT)]
@@ -135,16 +140,16 @@ def made_up_request(rng: np.random.Generator) -> Request:
         return rng.integers(0, below, count).astype(np.uint8)
 
     return Request(
-        item=items(CANDIDATES_COUNT),
+        item=items(candidates_count),
         candidate_ids=np.stack(
-            [rng.integers(0, f.encoder.ids_count, CANDIDATES_COUNT) for f in per_candidate], 1
+            [rng.integers(0, f.encoder.ids_count, candidates_count) for f in per_candidate], 1
         ),
         user_ids=np.array([rng.integers(0, f.encoder.ids_count) for f in per_user]),
         history=History(
-            item=items(CLUSTERS_COUNT),
-            size=rng.integers(1, 21, CLUSTERS_COUNT).astype(np.float32),
-            age=buckets(CLUSTERS_COUNT, AGE_BUCKETS),
-            strength=buckets(CLUSTERS_COUNT, STRENGTH_BUCKETS),
+            item=items(clusters_count),
+            size=rng.integers(1, 21, clusters_count).astype(np.float32),
+            age=buckets(clusters_count, AGE_BUCKETS),
+            strength=buckets(clusters_count, STRENGTH_BUCKETS),
             recent_item=items(RECENTS_COUNT),
             recent_age=buckets(RECENTS_COUNT, AGE_BUCKETS),
             recent_strength=buckets(RECENTS_COUNT, STRENGTH_BUCKETS),
@@ -229,10 +234,14 @@ def serve(config: ModelConfig, folder: Path) -> Served:
         user_features=sum(f.side in (Side.USER, Side.CONTEXT) for f in specs),
         candidate_features=sum(f.side in (Side.CANDIDATE, Side.MATCH, Side.POPULARITY) for f in specs),
     )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    path = folder / scorer_file(DOMAINS[0])
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     rows = rows_by_catalogue_id(np.arange(ITEMS_COUNT, dtype=np.uint32))
     tables = ItemTables(rows, content.shared, content.by_domain, content.history, content.match_keys)
-    return Served(model, tables, inputs, session)
+    return Served(model, tables, inputs, session_of(folder))
+
+
+def session_of(folder: Path, precision: Precision = "fp32") -> onnxruntime.InferenceSession:
+    """Return a written graph in ONNX Runtime with one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    path = folder / scorer_file(DOMAINS[0], precision)
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -66,7 +66,9 @@ class Runtime:
         await self.store.open()
         if self._serving is None:
             try:
-                self._serving = await asyncio.to_thread(load_serving, self.settings.registry, self.plan)
+                self._serving = await asyncio.to_thread(
+                    load_serving, self.settings.registry, self.plan, self.settings.precision
+                )
             except NotReady as error:
                 if error.reasons != self._reasons:
                     _log.error("not ready", extra={"reasons": error.reasons})
@@ -79,6 +81,9 @@ class Runtime:
                 gc.freeze()
                 # Nor for the hundreds of contexts that one request may have: none is part of a cycle.
                 gc.set_threshold(COLLECT_AFTER_COUNT)
+                for model in self._serving.models.values():
+                    if model.why_fp32 is not None:
+                        _log.warning("in fp32", extra={"model": model.label, "reason": model.why_fp32})
                 _log.info("ready", extra={"models": [m.label for m in self._serving.models.values()]})
 
     async def keep_looking(self) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.contract.manifest import Precision
 from service.stores.base import StoreSettings
 
 PREFIX = "TWINSTAR_"
@@ -35,6 +36,10 @@ class Settings(BaseSettings):
     experiments_file: Path = Field(
         default=Path("deploy/experiments.yaml"),
         description="which arm of which layer scores with which model",
+    )
+    precision: Precision = Field(
+        default="fp32",
+        description="what models compute in: fp32, or int8 where they carry it; the others stay in fp32",
     )
     candidates_max_count: int = Field(default=5000, ge=1, description="candidates in one request")
     batch_max_count: int = Field(default=64, ge=1, description="requests in one batch")

@@ -172,6 +172,19 @@ class HistoryConfig(_Frozen):
         return self
 
 
+class ExportConfig(_Frozen):
+    """Which graphs of less precision an artefact carries beside those in fp32, if they pass their gate."""
+
+    variants: tuple[Literal["int8"], ...] = Field(
+        default=("int8",), description="tried; one that does not pass is left out, and the export says why"
+    )
+    variant_rows: int = Field(
+        default=50_000,
+        ge=1,
+        description="most rows of the test weeks on which a variant is compared with fp32",
+    )
+
+
 class PublishConfig(_Frozen):
     """Where artefacts and life cycles go."""
 
@@ -194,6 +207,7 @@ class PipelineConfig(_Frozen):
     verify_rows: int = Field(
         default=10_000, ge=1, description="least rows compared between torch and ONNX Runtime"
     )
+    export: ExportConfig = ExportConfig()
     publish: PublishConfig = PublishConfig()
 
     @model_validator(mode="after")

@@ -175,8 +175,12 @@ def _config_part(bench: Workbench, step: Step) -> dict[str, Any]:
             "features": bench.features_digest,
         },
         "evaluate": dict,
-        "export": lambda: {"catalogue": config.publish.catalogue},
-        "verify": lambda: {"rows": config.verify_rows, "snapshot_line": config.publish.snapshot_line},
+        "export": lambda: {"catalogue": config.publish.catalogue, "variants": config.export.variants},
+        "verify": lambda: {
+            "rows": config.verify_rows,
+            "variant_rows": config.export.variant_rows,
+            "snapshot_line": config.publish.snapshot_line,
+        },
         "publish": lambda: {"publish": config.publish.model_dump(mode="json")},
     }
     return parts[step.stage]()

@@ -38,6 +38,8 @@ async def readyz(request: Request) -> Response:
             {
                 "name": model.manifest.name,
                 "version": model.manifest.version,
+                "precision": model.scorer.precision,
+                "why_fp32": model.why_fp32,
                 "snapshot_at_ms": model.snapshot.at_ms if model.snapshot else None,
             }
             for model in serving.models.values()

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.contract.history import STRENGTH_MAX
+from service.contract.manifest import Precision
 from service.pipeline.decode import AT_MS_MAX, ID_CHARACTERS_MAX, INTEGER_MAX
 
 Id = (
@@ -272,10 +273,15 @@ class Liveness(BaseModel):
 
 
 class ReadyModel(BaseModel):
-    """A model version that scores, and the moment up to which its snapshot knows the users."""
+    """A model version that scores, and the moment up to which its snapshot knows the users.
+
+    `why_fp32` says why it is in fp32 although another precision was asked for.
+    """
 
     name: str
     version: str
+    precision: Precision
+    why_fp32: str | None
     snapshot_at_ms: int | None
 
 

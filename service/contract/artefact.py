@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.contract.catalogue import Catalogue, CatalogueRef, catalogue_of_bytes
 from service.contract.errors import ArtefactError
 from service.contract.files import read_pointer, sha256_of, sync_folder, write_atomically
-from service.contract.manifest import FORMAT_VERSION, FileEntry, Manifest
+from service.contract.manifest import FORMAT_VERSION, FileEntry, Manifest, Precision
 from service.contract.popularity import Popularity, decode_popularity, encode_popularity
 
 MANIFEST_FILE = "manifest.json"
@@ -51,9 +51,9 @@ class SnapshotRef(BaseModel):
     )
 
 
-def scorer_file(domain: str) -> str:
+def scorer_file(domain: str, precision: Precision = "fp32") -> str:
     """Return the file of a domain's graph: what the domain decides is folded in, the weights stand beside it."""
-    return f"scorer/{domain}.onnx"
+    return f"scorer/{domain}.onnx" if precision == "fp32" else f"scorer/{domain}.{precision}.onnx"
 
 
 def item_history_file(part: str) -> str:

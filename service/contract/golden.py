@@ -18,7 +18,7 @@ from service.contract.catalogue import Catalogue
 from service.contract.errors import ArtefactError
 from service.contract.features import RawValue
 from service.contract.history import build_history, decode_behaviors, decode_snapshot
-from service.contract.manifest import Manifest
+from service.contract.manifest import Manifest, Precision
 from service.contract.popularity import Popularity, decode_popularity
 from service.contract.served_inputs import Feeds, RequestEncoder
 
@@ -107,13 +107,18 @@ def replay_golden(
     catalogue: Catalogue,
     encoder: RequestEncoder,
     run: Callable[[str, Feeds], npt.NDArray[np.float32]],
+    precision: Precision = "fp32",
 ) -> int:
     """Score every golden request and compare; returns how many there were. `run` gives a domain's probabilities (N, T).
+
+    What is expected are the probabilities in fp32. A variant may be off by as much as the manifest states of it, too.
 
     Raises:
         ArtefactError: a probability is off by more than LOG_ODDS_DIFFERENCE_LIMIT in log-odds, or of another shape.
     """
     requests = read_golden(folder)
+    variant = manifest.variant(precision)
+    limit = LOG_ODDS_DIFFERENCE_LIMIT + (variant.log_odds_difference_max if variant else 0.0)
     for number, request in enumerate(requests):
         feeds = golden_feeds(request, manifest=manifest, catalogue=catalogue, encoder=encoder)
         got, expected = run(request.domain, feeds), np.array(request.probability, np.float64)
@@ -121,21 +126,22 @@ def replay_golden(
             raise ArtefactError(
                 f"{folder}: golden request {number} gives {got.shape}, verified were {expected.shape}"
             )
-        off = float(_differences(got, expected).max(initial=0.0))
-        if not off <= LOG_ODDS_DIFFERENCE_LIMIT:
+        off = float(log_odds_differences(got, expected).max(initial=0.0))
+        if not off <= limit:
             raise ArtefactError(
                 f"{folder}: golden request {number} is {off:.2e} in log-odds from what was verified "
-                f"(limit {LOG_ODDS_DIFFERENCE_LIMIT:.0e}); export the artefact again on this runtime"
+                f"(limit {limit:.1e}); export the artefact again on this runtime"
             )
     return len(requests)
 
 
-def _differences(got: npt.NDArray[np.float32], expected: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def log_odds_differences(got: npt.ArrayLike, expected: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Return how far probabilities are apart in log-odds.
 
     Close to 1, single precision has steps of 6e-8, so that neighbours may be far apart in log-odds: there, what is a
     step or two apart is equal.
     """
+    got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     off = np.abs(_log_odds(got) - _log_odds(expected))
     neighbours = (expected > 0.5) & (np.abs(got - expected) <= np.finfo(np.float32).eps)
     return np.where(neighbours, 0.0, off)

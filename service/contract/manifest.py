@@ -14,7 +14,7 @@ from service.contract.catalogue import CatalogueRef
 from service.contract.features import FeatureSpec, Side
 from service.contract.history import HistoryLimits
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 """Names that are folders, header values and metric labels: models, domains, tasks, arms, layers, lines."""
@@ -56,6 +56,25 @@ class Parity(_Frozen):
     logit_difference_limit: float
 
 
+Precision = Literal["fp32", "int8"]
+"""What an artefact's graphs compute in. Every artefact has fp32; the others are variants that passed a gate."""
+
+
+class Variant(_Frozen):
+    """Graphs of less precision that the artefact carries too, and how far they are from those in fp32.
+
+    Measured by `verify` on rows of the test weeks. Metrics are natural; each figure is the largest over all domains,
+    each and together, and tasks.
+    """
+
+    precision: Precision
+    rows_count: int
+    auc_drop_max: float
+    pcoc_change_max: float
+    probability_difference_max: float
+    log_odds_difference_max: float = Field(description="over golden requests too")
+
+
 class TaskMetrics(_Frozen):
     """Natural-rate test metrics of one domain and task; None where undefined (one class only)."""
 
@@ -73,7 +92,7 @@ class TaskMetrics(_Frozen):
 class Manifest(_Frozen):
     """Everything the service must know to score with an artefact, and everything a person asks of one."""
 
-    format_version: Literal[2] = 2
+    format_version: Literal[3] = 3
     name: Name
     version: str = Field(default="", description="content hash of all else in here but created_at")
     created_at: str
@@ -93,12 +112,17 @@ class Manifest(_Frozen):
     items_count: int = Field(description="rows of the item tables, the cold-start row 0 included")
     graph_inputs: tuple[str, ...] = Field(description="of the graph of every domain")
     parity: Parity
+    variants: tuple[Variant, ...] = ()
     metrics: tuple[TaskMetrics, ...]
     files: dict[str, FileEntry]
 
     def features_of(self, *sides: Side) -> tuple[FeatureSpec, ...]:
         """Return the features of some sides, in their order in the graph's id tensors."""
         return tuple(feature for side in sides for feature in self.features if feature.side is side)
+
+    def variant(self, precision: Precision) -> Variant | None:
+        """Return the variant of a precision, None where the artefact carries none."""
+        return next((variant for variant in self.variants if variant.precision == precision), None)
 
     def content_version(self) -> str:
         """Return the version: the first 12 hexadecimal digits of the SHA-256 of the content."""

@@ -25,7 +25,7 @@ from service.contract.catalogue import Catalogue, read_catalogue
 from service.contract.errors import ArtefactError, ContractError
 from service.contract.golden import replay_golden
 from service.contract.history import Behaviors, build_history
-from service.contract.manifest import Manifest
+from service.contract.manifest import Manifest, Precision
 from service.contract.popularity import Popularity
 from service.contract.served_inputs import RequestEncoder, read_item_tables
 from service.errors import NotReady, ScoringError
@@ -37,12 +37,16 @@ WARM_UP_CANDIDATES_COUNTS = (1, 200)
 
 @dataclass(frozen=True, slots=True)
 class LiveModel:
-    """One version of a model that answers requests. `snapshot` is None where no users were ever published."""
+    """One version of a model that answers requests. `snapshot` is None where no users were ever published.
+
+    why_fp32: why it is in fp32 although another precision was asked for, None where none was.
+    """
 
     manifest: Manifest
     catalogue: Catalogue
     encoder: RequestEncoder
     scorer: Scorer
+    why_fp32: str | None
     snapshot: SnapshotRef | None
     popularity: Popularity
     tasks: tuple[str, ...]
@@ -76,8 +80,10 @@ class Serving:
         return min((m.snapshot.at_ms if m.snapshot else 0) for m in self.models.values())
 
 
-def load_serving(registry: Path, plan: Plan) -> Serving:
+def load_serving(registry: Path, plan: Plan, precision: Precision = "fp32") -> Serving:
     """Load the current version of every model that a plan names.
+
+    A model is served in fp32 where it cannot be in the precision that is asked for.
 
     Raises:
         NotReady: with a reason for each that is missing, torn, or does not fit the others.
@@ -87,7 +93,7 @@ def load_serving(registry: Path, plan: Plan) -> Serving:
     reasons: list[str] = []
     for name in plan.models():
         try:
-            models[name] = load_model(registry, name, catalogues)
+            models[name] = load_model(registry, name, catalogues, precision)
         except (ContractError, ScoringError) as error:
             reasons.append(str(error))
     if not reasons:
@@ -97,7 +103,9 @@ def load_serving(registry: Path, plan: Plan) -> Serving:
     return Serving(plan, models, next(iter(catalogues.values())))
 
 
-def load_model(registry: Path, name: str, catalogues: dict[str, Catalogue]) -> LiveModel:
+def load_model(
+    registry: Path, name: str, catalogues: dict[str, Catalogue], precision: Precision = "fp32"
+) -> LiveModel:
     """Load and verify the current version of a model, replay its golden requests, and warm it up.
 
     `catalogues` keeps those that were read, by name: models share them.
@@ -119,11 +127,13 @@ def load_model(registry: Path, name: str, catalogues: dict[str, Catalogue]) -> L
     if snapshot is not None:
         catalogue.check(snapshot.catalogue)
     encoder = RequestEncoder(manifest, read_item_tables(folder))
+    scorer, why_fp32 = _scorer(folder, manifest, catalogue, encoder, precision)
     model = LiveModel(
         manifest=manifest,
         catalogue=catalogue,
         encoder=encoder,
-        scorer=Scorer(folder, manifest),
+        scorer=scorer,
+        why_fp32=why_fp32,
         snapshot=snapshot,
         popularity=_popularity(registry, manifest.snapshot_line, snapshot)
         if encoder.reads_popularity
@@ -131,9 +141,40 @@ def load_model(registry: Path, name: str, catalogues: dict[str, Catalogue]) -> L
         tasks=tuple(task.name for task in manifest.tasks),
     )
     _check_tables(folder, model)
-    replay_golden(folder, manifest=manifest, catalogue=catalogue, encoder=encoder, run=model.scorer.run)
     _warm_up(model)
     return model
+
+
+def _scorer(
+    folder: Path, manifest: Manifest, catalogue: Catalogue, encoder: RequestEncoder, precision: Precision
+) -> tuple[Scorer, str | None]:
+    """Return the scorer of a precision once it has replayed the golden requests, or one in fp32 and why.
+
+    On a processor that adds up 8-bit products in 16 bits, int8 may score otherwise than where it was verified.
+    """
+    why = None
+    if precision != "fp32":
+        try:
+            if manifest.variant(precision) is None:
+                raise ArtefactError(f"{folder} carries no {precision} variant that passed its gate")
+            return _replayed(Scorer(folder, manifest, precision), folder, manifest, catalogue, encoder), None
+        except (ArtefactError, ScoringError) as error:
+            why = str(error)
+    return _replayed(Scorer(folder, manifest), folder, manifest, catalogue, encoder), why
+
+
+def _replayed(
+    scorer: Scorer, folder: Path, manifest: Manifest, catalogue: Catalogue, encoder: RequestEncoder
+) -> Scorer:
+    replay_golden(
+        folder,
+        manifest=manifest,
+        catalogue=catalogue,
+        encoder=encoder,
+        run=scorer.run,
+        precision=scorer.precision,
+    )
+    return scorer
 
 
 def _popularity(registry: Path, line: str, snapshot: SnapshotRef | None) -> Popularity:

@@ -11,7 +11,7 @@ import onnxruntime as ort
 from service.contract.artefact import scorer_file
 from service.contract.errors import ArtefactError
 from service.contract.history import F32
-from service.contract.manifest import Manifest
+from service.contract.manifest import Manifest, Precision
 from service.contract.served_inputs import ITEM_SHARED, PROBABILITY, Feeds
 from service.errors import ScoringError
 
@@ -23,10 +23,13 @@ class Scorer:
     handing it to another thread costs a tenth of that and gains nothing while there is a worker per core.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, precision: Precision = "fp32") -> None:
+        self.precision = precision
         self._inputs = manifest.graph_inputs
         self._tasks_count = len(manifest.tasks)
-        self._sessions = {domain: self._load(folder / scorer_file(domain)) for domain in manifest.domains}
+        self._sessions = {
+            domain: self._load(folder / scorer_file(domain, precision)) for domain in manifest.domains
+        }
 
     def _load(self, path: Path) -> Any:
         options = ort.SessionOptions()

@@ -144,7 +144,7 @@ class Metrics:
         self.model_info = Gauge(
             "twinstar_model_info",
             "1 for each model version that scores.",
-            ["name", "version", "backbone"],
+            ["name", "version", "backbone", "precision"],
             multiprocess_mode="livemax",
             registry=registry,
         )
@@ -183,7 +183,9 @@ class Metrics:
         self.ready.set(0 if serving is None else 1)
         for model in () if serving is None else serving.models.values():
             manifest = model.manifest
-            self.model_info.labels(manifest.name, manifest.version, manifest.backbone).set(1)
+            self.model_info.labels(
+                manifest.name, manifest.version, manifest.backbone, model.scorer.precision
+            ).set(1)
 
     def exposition(self) -> bytes:
         """Return the metrics of all workers in Prometheus' text format."""

@@ -14,8 +14,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from service.contract.features import (
 )
 from service.contract.golden import GoldenCandidate, GoldenRequest, write_golden
 from service.contract.history import Behaviors, Snapshot, encode_snapshot
-from service.contract.manifest import Manifest, Parity, TaskSpec
+from service.contract.manifest import Manifest, Parity, TaskSpec, Variant
 from service.contract.served_inputs import rows_by_catalogue_id
 from tests.support.slow_statistics import popularity_of
 from training.export.onnx_file import write_by_domain
@@ -94,6 +95,9 @@ class KnownModel:
     match_effect: float = 0.17  # these three: times 0, 1 or 2, by how often
     popularity_effect: float = 0.08
     store_popularity_effect: float = -0.06
+    int8_hour_effect: float | None = None
+    """Of the int8 variant, by which its scores are known; without one the artefact carries none."""
+    int8_log_odds_stated: float = 1.0
     tasks: tuple[TaskSpec, ...] = (TaskSpec(name="click"), TaskSpec(name="multi", given="click"))
     features: tuple[FeatureSpec, ...] = field(init=False)
 
@@ -182,6 +186,14 @@ class KnownModel:
         for name, table in tables.files().items():
             np.save(folder / name, table)
         write_by_domain(folder, _graph(self), tuple(self.domain_effects))
+        if self.int8_hour_effect is not None:
+            other = folder / "other"
+            write_by_domain(
+                other, _graph(replace(self, hour_effect=self.int8_hour_effect)), tuple(self.domain_effects)
+            )
+            for domain in self.domain_effects:
+                (other / artefact.scorer_file(domain)).rename(folder / artefact.scorer_file(domain, "int8"))
+            shutil.rmtree(other)
         write_golden(folder, self._golden())
         return artefact.seal_artefact(folder, self._manifest(catalogue.ref(), len(rows)))
 
@@ -243,8 +255,19 @@ class KnownModel:
             items_count=items_count,
             graph_inputs=tuple(name for name in _INPUTS if name != DOMAIN),
             parity=Parity(rows_count=1, logit_difference_max=0.0, logit_difference_limit=1e-4),
+            variants=() if self.int8_hour_effect is None else (self._int8(),),
             metrics=(),
             files={},
+        )
+
+    def _int8(self) -> Variant:
+        return Variant(
+            precision="int8",
+            rows_count=1,
+            auc_drop_max=0.0,
+            pcoc_change_max=0.0,
+            probability_difference_max=1.0,
+            log_odds_difference_max=self.int8_log_odds_stated,
         )
 
 

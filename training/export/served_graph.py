@@ -14,42 +14,49 @@ from service.contract.artefact import scorer_file
 from service.contract.catalogue import Catalogue
 from service.contract.golden import GoldenRequest, golden_feeds
 from service.contract.history import F32
-from service.contract.manifest import Manifest
+from service.contract.manifest import Manifest, Precision
 from service.contract.served_inputs import Feeds, RequestEncoder, read_item_tables
 
 
 class ServedGraph:
     """One session a domain, one thread, over the files of a folder that need not be an artefact yet."""
 
-    def __init__(self, folder: Path, catalogue: Catalogue, manifest: Manifest) -> None:
+    def __init__(
+        self, folder: Path, catalogue: Catalogue, manifest: Manifest, precision: Precision = "fp32"
+    ) -> None:
         """Load the graph and map the item tables.
 
         Raises:
             ArtefactError: a table is missing or the tables do not fit each other.
         """
-        self._manifest, self._catalogue = manifest, catalogue
+        self.manifest, self.precision, self._catalogue = manifest, precision, catalogue
         self.encoder = RequestEncoder(manifest, read_item_tables(folder))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self._sessions = {
             domain: onnxruntime.InferenceSession(
-                folder / scorer_file(domain), options, providers=["CPUExecutionProvider"]
+                folder / scorer_file(domain, precision), options, providers=["CPUExecutionProvider"]
             )
             for domain in manifest.domains
         }
 
     def logits(self, request: GoldenRequest) -> F32:
         """Return the logits (N, T) of a request; what it expects is not read."""
-        feeds = golden_feeds(
-            request, manifest=self._manifest, catalogue=self._catalogue, encoder=self.encoder
-        )
-        return self._run(names.LOGIT, request.domain, feeds)
+        return self.logits_of(request.domain, self.feeds(request))
+
+    def feeds(self, request: GoldenRequest) -> Feeds:
+        """Return the tensors of a request."""
+        return golden_feeds(request, manifest=self.manifest, catalogue=self._catalogue, encoder=self.encoder)
+
+    def logits_of(self, domain: str, feeds: Feeds) -> F32:
+        """Return the logits (N, T) of the tensors of a request in a domain."""
+        return self._run(names.LOGIT, domain, feeds)
 
     def probabilities(self, domain: str, feeds: Feeds) -> F32:
         """Return the probabilities (N, T) of the tensors of a request in a domain."""
         return self._run(names.PROBABILITY, domain, feeds)
 
     def _run(self, output: str, domain: str, feeds: Feeds) -> F32:
-        read = {name: feeds[name] for name in self._manifest.graph_inputs}
+        read = {name: feeds[name] for name in self.manifest.graph_inputs}
         out: F32 = self._sessions[domain].run([output], read)[0]
         return out

@@ -2,7 +2,8 @@
 
 Three gates, on real requests over all domains, numbers of candidates and lengths of history: torch and ONNX
 Runtime agree, in each domain on every item there is too; a score does not depend on the other candidates; and
-the golden requests replay. What fails is not sealed, so it can neither be published nor loaded.
+the golden requests replay. What fails is not sealed, so it can neither be published nor loaded. A variant of less
+precision has a gate of its own, and one that fails is left out.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ import numpy as np
 import orjson
 import torch
 
-from service.contract.artefact import REPORT_FOLDER, seal_artefact
+from service.contract.artefact import REPORT_FOLDER, scorer_file, seal_artefact
 from service.contract.catalogue import CatalogueRef
 from service.contract.features import Side
 from service.contract.golden import GoldenCandidate, GoldenRequest, replay_golden, write_golden
 from service.contract.history import F32, I64
-from service.contract.manifest import Manifest, Parity, TaskMetrics, TaskSpec
+from service.contract.manifest import Manifest, Parity, TaskMetrics, TaskSpec, Variant
 from service.contract.served_inputs import BEHAVIOR_ITEM, RECENT_ITEM
 from training.data.batch import PartIds
 from training.data.encoded import EncodedData, nothing_counted_ids
@@ -31,6 +32,7 @@ from training.errors import StageError
 from training.export.parity import LOGIT_DIFFERENCE_LIMIT, draw_cases, reference_logits
 from training.export.raw_requests import Case, RawRequests
 from training.export.served_graph import ServedGraph
+from training.export.variants import compared, refusals, requests_of_test_weeks
 from training.fit import batch_builder, probabilities
 from training.model import CtrModel
 from training.progress import Progress
@@ -39,6 +41,7 @@ from training.stages.export import GRAPH_FILE
 from training.stages.train import load_model
 from training.workbench import ARTEFACT_FOLDER, Workbench
 
+VARIANTS_FILE = "variants.json"
 GOLDEN_COUNT = 24
 SEED = 11
 ITEMS_AT_ONCE = 4096
@@ -93,9 +96,17 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
     _gate("torch and ONNX Runtime differ by", parity)
     _gate("a score changes with the other candidates by", independence)
     write_golden(folder, golden)
-    replay_golden(
-        folder, manifest=draft, catalogue=bench.catalogue, encoder=served.encoder, run=served.probabilities
-    )
+    passed, said = _variants(bench, folder, served, data, golden, progress)
+    draft = draft.model_copy(update={"variants": passed})
+    for graph_of in (served, *(ServedGraph(folder, bench.catalogue, draft, v.precision) for v in passed)):
+        replay_golden(
+            folder,
+            manifest=draft,
+            catalogue=bench.catalogue,
+            encoder=graph_of.encoder,
+            run=graph_of.probabilities,
+            precision=graph_of.precision,
+        )
     sealed = seal_artefact(
         folder,
         draft.model_copy(
@@ -114,7 +125,49 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
         "logit_difference_max": f"{parity:.1e}",
         "independence_max": f"{independence:.1e}",
         "golden": len(golden),
+        **said,
     }
+
+
+def _variants(
+    bench: Workbench,
+    folder: Path,
+    served: ServedGraph,
+    data: EncodedData,
+    golden: Sequence[GoldenRequest],
+    progress: Progress,
+) -> tuple[tuple[Variant, ...], dict[str, str]]:
+    """Return the variants that pass their gate, and what is to be said of each. The others' files are deleted."""
+    passed: list[Variant] = []
+    said: dict[str, str] = {}
+    report: list[dict[str, object]] = []
+    domains = served.manifest.domains
+    cases = requests_of_test_weeks(
+        data, rows_max=bench.config.export.variant_rows, rng=np.random.default_rng(SEED)
+    )
+    for precision in bench.config.export.variants:
+        files = [folder / scorer_file(domain, precision) for domain in domains]
+        if not files[0].exists():
+            continue
+        refused = ["the test weeks have no rows to compare on"]
+        if cases:
+            graph = ServedGraph(folder, bench.catalogue, served.manifest, precision)
+            with progress.task(f"{precision} against fp32", total=sum(len(c.rows) for c in cases)) as advance:
+                found, dependence = compared(
+                    served, graph, data, bench.catalogue_ids, cases, golden, advance=advance
+                )
+            refused = refusals(found, dependence)
+            report.append({**found.model_dump(), "dependence_max": dependence, "refused": refused})
+        if not refused:
+            passed.append(found)
+            said[precision] = f"AUC drop {found.auc_drop_max:.1e}, Δp {found.probability_difference_max:.1e}"
+            continue
+        said[precision] = f"left out: {'; '.join(refused)}"
+        progress.say(f"{precision}: {said[precision]}")
+        for file in files:
+            file.unlink()
+    (folder / REPORT_FOLDER / VARIANTS_FILE).write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
+    return tuple(passed), said
 
 
 def _every_item(

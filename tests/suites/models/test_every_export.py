@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -15,6 +16,7 @@ from service.contract import served_inputs as names
 from service.contract.artefact import SCORER_WEIGHTS_FILE, scorer_file
 from service.contract.features import Side
 from service.contract.history import F32
+from service.contract.manifest import Precision
 from service.contract.served_inputs import ItemTables
 from tests.suites.models.built import (
     TASKS,
@@ -26,6 +28,7 @@ from tests.suites.models.built import (
     item_tables,
 )
 from training.data.encoded import COUNTED_SIDES, EncodedData
+from training.export import int8_file
 from training.export.onnx_file import write_onnx
 from training.export.parity import reference_logits
 from training.export.raw_requests import Case
@@ -48,10 +51,16 @@ class Exported:
     inputs: tuple[str, ...]
     sessions: Mapping[str, onnxruntime.InferenceSession]
 
-    def run(self, data: EncodedData, case: Case, output: str = names.LOGIT) -> F32:
-        """Return an output of the graph of the case's domain."""
+    def run(
+        self,
+        data: EncodedData,
+        case: Case,
+        output: str = names.LOGIT,
+        sessions: Mapping[str, onnxruntime.InferenceSession] | None = None,
+    ) -> F32:
+        """Return an output of the graph of the case's domain, or of another in its place."""
         feeds = feeds_of(data, self.tables, case)
-        session = self.sessions[data.domains[int(data.domain[case.request])]]
+        session = (sessions or self.sessions)[data.domains[int(data.domain[case.request])]]
         out: F32 = session.run([output], {name: feeds[name] for name in self.inputs})[0]
         return out
 
@@ -75,15 +84,20 @@ def export(model: CtrModel, data: EncodedData, folder: Path) -> Exported:
         user_features=sum(f.side in (Side.USER, Side.CONTEXT) for f in data.features),
         candidate_features=sum(f.side in (Side.CANDIDATE, *COUNTED_SIDES) for f in data.features),
     )
+    return Exported(model, item_tables(content), folder, inputs, sessions_of(folder, data))
+
+
+def sessions_of(
+    folder: Path, data: EncodedData, precision: Precision = "fp32"
+) -> dict[str, onnxruntime.InferenceSession]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    sessions = {
+    return {
         domain: onnxruntime.InferenceSession(
-            folder / scorer_file(domain), options, providers=["CPUExecutionProvider"]
+            folder / scorer_file(domain, precision), options, providers=["CPUExecutionProvider"]
         )
         for domain in data.domains
     }
-    return Exported(model, item_tables(content), folder, inputs, sessions)
 
 
 def test_logits_equal_the_training_graphs(exported: Exported, data: EncodedData, cases: list[Case]) -> None:
@@ -122,6 +136,29 @@ def test_a_score_does_not_change_with_the_other_candidates(
     together = exported.run(data, case)
     for chosen in ([0], [99], [5, 3], list(range(99, 40, -1))):
         alone = exported.run(data, Case(case.request, case.rows[chosen]))
+        np.testing.assert_allclose(alone, together[chosen], atol=STIRRED_LIMIT, rtol=0)
+
+
+def test_an_int8_score_does_not_change_with_the_other_candidates(
+    exported: Exported,
+    data: EncodedData,
+    cases: list[Case],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """These models are small: here all products over candidates are in 8 bits, not the large ones only."""
+    monkeypatch.setattr(int8_file, "WEIGHTS_MIN", 1)
+    monkeypatch.setattr(int8_file, "COLUMNS_MIN", 1)
+    folder = shutil.copytree(exported.folder, tmp_path / "int8")
+    if not int8_file.write_int8(folder, data.domains):
+        pytest.skip("no product of candidates' rows with one weight")
+    sessions = sessions_of(folder, data, "int8")
+    case = max(cases, key=lambda c: (len(c.rows), c.request))
+    together = exported.run(data, case, sessions=sessions)
+    fp32 = exported.run(data, case)
+    assert 0 < np.abs(together - fp32).max() < 0.25 * max(1.0, float(np.abs(fp32).max()))
+    for chosen in ([0], [99], [5, 3], list(range(99, 40, -1))):
+        alone = exported.run(data, Case(case.request, case.rows[chosen]), sessions=sessions)
         np.testing.assert_allclose(alone, together[chosen], atol=STIRRED_LIMIT, rtol=0)
 
 
