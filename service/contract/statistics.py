@@ -156,6 +156,8 @@ class StatisticsEncoder:
         """Return ids (rows, features); where nothing was counted, counts are 0 and all else is unknown."""
         out = np.empty((rows_count, self._features_count + 1), np.int64)
         out[:] = self._nothing
+        if len(counted.row) == 0 or not self._statistics:
+            return out[:, :-1]
         values = np.empty((len(self._statistics), len(counted.row)))
         for own, statistic in zip(values, self._statistics, strict=True):
             own[:] = counted.of(statistic)
