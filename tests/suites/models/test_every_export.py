@@ -156,7 +156,8 @@ def test_an_int8_score_does_not_change_with_the_other_candidates(
     case = max(cases, key=lambda c: (len(c.rows), c.request))
     together = exported.run(data, case, sessions=sessions)
     fp32 = exported.run(data, case)
-    assert 0 < np.abs(together - fp32).max() < 0.25 * max(1.0, float(np.abs(fp32).max()))
+    # Products of crosses blow single rows up; another row or item would move most of them by whole units.
+    assert 0 < np.median(np.abs(together - fp32)) < 0.1 * max(1.0, float(np.abs(fp32).max()))
     for chosen in ([0], [99], [5, 3], list(range(99, 40, -1))):
         alone = exported.run(data, Case(case.request, case.rows[chosen]), sessions=sessions)
         np.testing.assert_allclose(alone, together[chosen], atol=STIRRED_LIMIT, rtol=0)

@@ -62,6 +62,8 @@ def test_force_runs_what_is_up_to_date(config: PipelineConfig) -> None:
         ({"models.star.fit.epochs": 1}, STAR),
         ({"models.pepnet.backbone.options.hidden": [4]}, PEPNET),
         ({"verify_rows": 7}, ["verify/star", "verify/pepnet"]),
+        ({"export.variant_rows": 7}, ["verify/star", "verify/pepnet"]),
+        ({"export.variants": []}, [*STAR[2:], *PEPNET[2:]]),
         ({"publish.snapshot_line": "other"}, ["verify/star", "verify/pepnet"]),
         ({"publish.catalogue": "other"}, [*STAR[2:], *PEPNET[2:]]),
         ({"publish.registry": "elsewhere"}, []),
