@@ -107,7 +107,7 @@ def load_model(registry: Path, name: str, catalogues: dict[str, Catalogue]) -> L
         ScoringError: its graph fails.
     """
     folder = model_folder(registry, name) / current_version(registry, name)
-    manifest = read_artefact(folder)
+    manifest = read_artefact(folder, quickly=True)
     if manifest.name != name:
         raise ArtefactError(f"{folder} holds an artefact of model {manifest.name!r}, not {name!r}")
     catalogue = catalogues.get(manifest.catalogue.name)
