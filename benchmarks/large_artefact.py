@@ -1,4 +1,4 @@
-"""A registry with a made-up model of representative widths and a catalogue of any size, that the service serves as it is.
+"""A registry of a made-up model of representative widths and a catalogue of any size, for the service to serve.
 
 The graph is that of STAR 512-256-128 beside TWIN-V2 of 4 heads, with features as Complete Journey has
 (`made_up_request.py`) and USERS_COUNT known users; random weights. Items' rows repeat those of the first ROWS_COUNT
@@ -99,15 +99,11 @@ def _write_artefact(folder: Path, catalogue: Catalogue) -> Manifest:
         content,
         domains=DOMAINS,
         user_features=sum(spec.side in (Side.USER, Side.CONTEXT) for spec in specs),
-        candidate_features=sum(
-            spec.side in (Side.CANDIDATE, Side.MATCH, Side.POPULARITY) for spec in specs
-        ),
+        candidate_features=sum(spec.side in (Side.CANDIDATE, Side.MATCH, Side.POPULARITY) for spec in specs),
     )
     rows_count = len(catalogue) + 1
     (folder / "items").mkdir()
-    np.save(
-        folder / artefact.ITEM_ROWS_FILE, rows_by_catalogue_id(np.arange(rows_count, dtype=np.uint32))
-    )
+    np.save(folder / artefact.ITEM_ROWS_FILE, rows_by_catalogue_id(np.arange(rows_count, dtype=np.uint32)))
     files = content.files()
     files[artefact.ITEM_MATCH_KEYS_FILE] = match_keys(
         StatisticsEncoder([spec for spec in specs if spec.side is Side.MATCH]).levels,

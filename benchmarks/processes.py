@@ -99,9 +99,7 @@ def _counts(text: str) -> tuple[int, ...]:
     return counts
 
 
-def measured(
-    folder: Path, temporary: Path, *, items_count: int, workers: int, cold: bool
-) -> dict[str, Any]:
+def measured(folder: Path, temporary: Path, *, items_count: int, workers: int, cold: bool) -> dict[str, Any]:
     """Start the service with so many workers, ask it, and return what it took."""
     files = [path for path in (folder / "registry").rglob("*") if path.is_file()]
     for path in files:
@@ -136,7 +134,12 @@ def serving(
     """
     port = free_port()
     command = [sys.executable, "-m", "service", "--port", str(port), "--workers", str(workers)]
-    command += ["--registry", str(folder / "registry"), "--experiments-file", str(folder / "experiments.yaml")]
+    command += [
+        "--registry",
+        str(folder / "registry"),
+        "--experiments-file",
+        str(folder / "experiments.yaml"),
+    ]
     command += ["--store-url", f"embedded://{store.absolute()}", "--store-timeout-ms", "10000"]
     with log.open("wb") as output:
         began_s = time.monotonic()
@@ -155,7 +158,9 @@ def serving(
 
 def _workers_of(pid: int) -> tuple[int, ...]:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    spawned = [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    spawned = [
+        int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
     return tuple(spawned)
 
 
@@ -222,7 +227,9 @@ def rendered(results: Mapping[str, Any]) -> str:
     header = ["workers", "page cache", "ready, s", "resident, MiB", "own, MiB", "own, most, MiB", "all, MiB"]
 
     def line(row: Mapping[str, Any]) -> Sequence[object]:
-        sizes = [row[key] / MIB for key in ("resident_bytes", "own_bytes", "own_bytes_max", "all_workers_bytes")]
+        sizes = [
+            row[key] / MIB for key in ("resident_bytes", "own_bytes", "own_bytes_max", "all_workers_bytes")
+        ]
         return [str(row["workers"]), row["page_cache"], float(row["ready_s"]), *sizes]
 
     return "\n\n".join(

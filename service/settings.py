@@ -13,18 +13,9 @@ from service.stores.base import StoreSettings
 PREFIX = "TWINSTAR_"
 
 
-class Settings(BaseSettings):
-    """Serve an artefact registry over HTTP.
+class Sources(BaseSettings):
+    """Where what is scored with lies."""
 
-    Every setting is an option, and an environment variable: TWINSTAR_ and its name in capitals
-    (--store-url is TWINSTAR_STORE_URL). An option goes before its variable.
-    """
-
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
-
-    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for all")
-    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 for any free one")
-    workers: int = Field(default=1, ge=1, le=512, description="processes; one a core scores fastest")
     registry: Path = Field(
         default=Path("artefacts"), description="folder of models, catalogues and snapshots"
     )
@@ -36,6 +27,20 @@ class Settings(BaseSettings):
         default=Path("deploy/experiments.yaml"),
         description="which arm of which layer scores with which model",
     )
+
+
+class Settings(Sources):
+    """Serve an artefact registry over HTTP.
+
+    Every setting is an option, and an environment variable: TWINSTAR_ and its name in capitals
+    (--store-url is TWINSTAR_STORE_URL). An option goes before its variable.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 for any free one")
+    workers: int = Field(default=1, ge=1, le=512, description="processes; one a core scores fastest")
     candidates_max_count: int = Field(default=5000, ge=1, description="candidates in one request")
     batch_max_count: int = Field(default=64, ge=1, description="requests in one batch")
     batch_candidates_max_count: int = Field(
