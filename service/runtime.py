@@ -65,7 +65,12 @@ class Runtime:
         await self.store.open()
         if self._serving is None:
             try:
-                self._serving = await asyncio.to_thread(load_serving, self.settings.registry, self.plan)
+                self._serving = await asyncio.to_thread(
+                    load_serving,
+                    self.settings.registry,
+                    self.plan,
+                    threads_count=self.settings.threads_count,
+                )
             except NotReady as error:
                 if error.reasons != self._reasons:
                     _log.error("not ready", extra={"reasons": error.reasons})

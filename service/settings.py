@@ -14,7 +14,7 @@ PREFIX = "TWINSTAR_"
 
 
 class Sources(BaseSettings):
-    """Where what is scored with lies."""
+    """What is scored with: artefacts, store, threads."""
 
     registry: Path = Field(
         default=Path("artefacts"), description="folder of models, catalogues and snapshots"
@@ -26,6 +26,13 @@ class Sources(BaseSettings):
     experiments_file: Path = Field(
         default=Path("deploy/experiments.yaml"),
         description="which arm of which layer scores with which model",
+    )
+    threads_count: int = Field(
+        default=1,
+        ge=1,
+        le=512,
+        description="threads that share one request's arithmetic, in each worker. 1 gives the most requests a second; "
+        "more is for few and large requests, with cores that are idle otherwise",
     )
 
 

@@ -76,7 +76,7 @@ class Serving:
         return min((m.snapshot.at_ms if m.snapshot else 0) for m in self.models.values())
 
 
-def load_serving(registry: Path, plan: Plan) -> Serving:
+def load_serving(registry: Path, plan: Plan, *, threads_count: int = 1) -> Serving:
     """Load the current version of every model that a plan names.
 
     Raises:
@@ -87,7 +87,7 @@ def load_serving(registry: Path, plan: Plan) -> Serving:
     reasons: list[str] = []
     for name in plan.models():
         try:
-            models[name] = load_model(registry, name, catalogues)
+            models[name] = load_model(registry, name, catalogues, threads_count=threads_count)
         except (ContractError, ScoringError) as error:
             reasons.append(str(error))
     if not reasons:
@@ -97,7 +97,9 @@ def load_serving(registry: Path, plan: Plan) -> Serving:
     return Serving(plan, models, next(iter(catalogues.values())))
 
 
-def load_model(registry: Path, name: str, catalogues: dict[str, Catalogue]) -> LiveModel:
+def load_model(
+    registry: Path, name: str, catalogues: dict[str, Catalogue], *, threads_count: int = 1
+) -> LiveModel:
     """Load and verify the current version of a model, replay its golden requests, and warm it up.
 
     `catalogues` keeps those that were read, by name: models share them.
@@ -123,7 +125,7 @@ def load_model(registry: Path, name: str, catalogues: dict[str, Catalogue]) -> L
         manifest=manifest,
         catalogue=catalogue,
         encoder=encoder,
-        scorer=Scorer(folder, manifest),
+        scorer=Scorer(folder, manifest, threads_count=threads_count),
         snapshot=snapshot,
         popularity=_popularity(registry, manifest.snapshot_line, snapshot)
         if encoder.reads_popularity

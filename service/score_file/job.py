@@ -71,7 +71,7 @@ async def score_file(settings: ScoreFileSettings) -> dict[str, Any]:
     at_ms = clock.now_ms() if settings.at_ms is None else settings.at_ms
     file = CandidateFile(settings.input_file, _columns(settings, at_ms), keep=settings.keep)
     plan = _plan(settings)
-    serving = load_serving(settings.registry, plan)
+    serving = load_serving(settings.registry, plan, threads_count=settings.threads_count)
     missing = file.use_features(*features_sent(serving))
     store = GuardedStore(
         settings.store_url,

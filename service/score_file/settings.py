@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from pydantic import Field
-from pydantic_settings import CliToggleFlag, CliPositionalArg, SettingsConfigDict
+from pydantic_settings import CliPositionalArg, CliToggleFlag, SettingsConfigDict
 
 from service.contract.manifest import Name
 from service.settings import PREFIX, Sources
