@@ -5,10 +5,9 @@
 The registry is `large_artefact.py`'s, the server `python -m service` with its own store. For each number of workers it
 is started twice: with the artefact's files dropped from the page cache, and with them in it. *Ready* is from the start
 of the process until the last worker has logged that it is. Then all workers answer requests of CANDIDATES_COUNT
-candidates, and /proc/PID/smaps_rollup says what each holds: *own* is anonymous memory and what it wrote, which nobody
-shares; *mapped* are pages of files, which are in memory once however many map them; *added* is by how much the
-proportional sizes of all workers together (PSS) grew with each worker after the first. Linux only. Writes a table into
-docs/performance.md.
+candidates, and /proc/PID/smaps_rollup says what each holds: *own* is anonymous memory, which nobody shares; *resident*
+includes the mapped pages of files; *all* is the sum of their proportional sizes (PSS), where each page counts once.
+Linux only. Writes a table into docs/performance.md.
 """
 
 from __future__ import annotations
@@ -198,11 +197,7 @@ def ask(port: int, *, items_count: int) -> None:
 def memory_of(pid: int) -> Memory:
     """Return what a process holds now."""
     kib = dict(re.findall(r"^(\w+): +(\d+) kB$", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M))
-    return Memory(int(kib["Rss"]) * 1024, _own_kib(kib) * 1024, int(kib["Pss"]) * 1024)
-
-
-def _own_kib(kib: Mapping[str, str]) -> int:
-    return int(kib["Private_Dirty"])
+    return Memory(int(kib["Rss"]) * 1024, int(kib["Anonymous"]) * 1024, int(kib["Pss"]) * 1024)
 
 
 def _forget(path: Path) -> None:
