@@ -4,6 +4,7 @@
     ├── StartupError              a setting, or a file a setting names, that the service cannot run with
     ├── NotReady                  there is no artefact to score with, and why
     ├── ScoringError              the model gave no probabilities
+    ├── InputFileError            a file of candidates that cannot be scored
     └── RequestError              what the caller sent
         ├── MalformedBody         not what its headers say: no JSON, no MessagePack, no gzip
         ├── InvalidRequest        JSON that is not a request, or that the model routed to cannot answer
@@ -43,6 +44,10 @@ class NotReady(ServiceError):
 
 class ScoringError(ServiceError):
     """The model gave no probabilities."""
+
+
+class InputFileError(ServiceError):
+    """A file of candidates that cannot be read, scored or written: file, row and column, and what to do."""
 
 
 class RequestError(ServiceError):

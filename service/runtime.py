@@ -67,7 +67,11 @@ class Runtime:
         if self._serving is None:
             try:
                 self._serving = await asyncio.to_thread(
-                    load_serving, self.settings.registry, self.plan, self.settings.precision
+                    load_serving,
+                    self.settings.registry,
+                    self.plan,
+                    precision=self.settings.precision,
+                    threads_count=self.settings.threads_count,
                 )
             except NotReady as error:
                 if error.reasons != self._reasons:

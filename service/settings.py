@@ -14,18 +14,9 @@ from service.stores.base import StoreSettings
 PREFIX = "TWINSTAR_"
 
 
-class Settings(BaseSettings):
-    """Serve an artefact registry over HTTP.
+class Sources(BaseSettings):
+    """What is scored with: artefacts, store, threads."""
 
-    Every setting is an option, and an environment variable: TWINSTAR_ and its name in capitals
-    (--store-url is TWINSTAR_STORE_URL). An option goes before its variable.
-    """
-
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
-
-    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for all")
-    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 for any free one")
-    workers: int = Field(default=1, ge=1, le=512, description="processes; one a core scores fastest")
     registry: Path = Field(
         default=Path("artefacts"), description="folder of models, catalogues and snapshots"
     )
@@ -41,6 +32,27 @@ class Settings(BaseSettings):
         default="fp32",
         description="what models compute in: fp32, or int8 where they carry it; the others stay in fp32",
     )
+    threads_count: int = Field(
+        default=1,
+        ge=1,
+        le=512,
+        description="threads that share one request's arithmetic, in each worker. 1 gives the most requests a second; "
+        "more is for few and large requests, with cores that are idle otherwise",
+    )
+
+
+class Settings(Sources):
+    """Serve an artefact registry over HTTP.
+
+    Every setting is an option, and an environment variable: TWINSTAR_ and its name in capitals
+    (--store-url is TWINSTAR_STORE_URL). An option goes before its variable.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 for any free one")
+    workers: int = Field(default=1, ge=1, le=512, description="processes; one a core scores fastest")
     candidates_max_count: int = Field(default=5000, ge=1, description="candidates in one request")
     batch_max_count: int = Field(default=64, ge=1, description="requests in one batch")
     batch_candidates_max_count: int = Field(

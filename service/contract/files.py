@@ -6,9 +6,11 @@ import hashlib
 import os
 import re
 import tempfile
-from mmap import mmap
+from mmap import ACCESS_READ, MADV_SEQUENTIAL, mmap
 from pathlib import Path
 from typing import Final
+
+import xxhash
 
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
@@ -55,3 +57,13 @@ def sha256_of(path: Path) -> str:
     """Return a file's SHA-256 as hexadecimal text."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def xxh3_of(path: Path) -> str:
+    """Return a file's XXH3 of 128 bits as hexadecimal text: it shows accidents, not forgery, ten times as fast."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:  # nothing to map
+            return xxhash.xxh3_128_hexdigest(b"")
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            content.madvise(MADV_SEQUENTIAL)
+            return xxhash.xxh3_128_hexdigest(content)

@@ -46,6 +46,7 @@ class FileEntry(_Frozen):
 
     sha256: str
     size_bytes: int
+    xxh3: str | None = Field(default=None, description="of 128 bits; none in artefacts of older releases")
 
 
 class Parity(_Frozen):
@@ -94,7 +95,9 @@ class Manifest(_Frozen):
 
     format_version: Literal[3] = 3
     name: Name
-    version: str = Field(default="", description="content hash of all else in here but created_at")
+    version: str = Field(
+        default="", description="content hash of all else in here but created_at and files' xxh3"
+    )
     created_at: str
     backbone: str
     interests: tuple[str, ...]
@@ -127,4 +130,5 @@ class Manifest(_Frozen):
     def content_version(self) -> str:
         """Return the version: the first 12 hexadecimal digits of the SHA-256 of the content."""
         content = self.model_copy(update={"version": "", "created_at": ""})
-        return hashlib.sha256(content.model_dump_json().encode()).hexdigest()[:12]
+        body = content.model_dump_json(exclude={"files": {"__all__": {"xxh3"}}})
+        return hashlib.sha256(body.encode()).hexdigest()[:12]

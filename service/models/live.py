@@ -80,7 +80,9 @@ class Serving:
         return min((m.snapshot.at_ms if m.snapshot else 0) for m in self.models.values())
 
 
-def load_serving(registry: Path, plan: Plan, precision: Precision = "fp32") -> Serving:
+def load_serving(
+    registry: Path, plan: Plan, *, precision: Precision = "fp32", threads_count: int = 1
+) -> Serving:
     """Load the current version of every model that a plan names.
 
     A model is served in fp32 where it cannot be in the precision that is asked for.
@@ -93,7 +95,9 @@ def load_serving(registry: Path, plan: Plan, precision: Precision = "fp32") -> S
     reasons: list[str] = []
     for name in plan.models():
         try:
-            models[name] = load_model(registry, name, catalogues, precision)
+            models[name] = load_model(
+                registry, name, catalogues, precision=precision, threads_count=threads_count
+            )
         except (ContractError, ScoringError) as error:
             reasons.append(str(error))
     if not reasons:
@@ -104,7 +108,12 @@ def load_serving(registry: Path, plan: Plan, precision: Precision = "fp32") -> S
 
 
 def load_model(
-    registry: Path, name: str, catalogues: dict[str, Catalogue], precision: Precision = "fp32"
+    registry: Path,
+    name: str,
+    catalogues: dict[str, Catalogue],
+    *,
+    precision: Precision = "fp32",
+    threads_count: int = 1,
 ) -> LiveModel:
     """Load and verify the current version of a model, replay its golden requests, and warm it up.
 
@@ -115,7 +124,7 @@ def load_model(
         ScoringError: its graph fails.
     """
     folder = model_folder(registry, name) / current_version(registry, name)
-    manifest = read_artefact(folder)
+    manifest = read_artefact(folder, quickly=True)
     if manifest.name != name:
         raise ArtefactError(f"{folder} holds an artefact of model {manifest.name!r}, not {name!r}")
     catalogue = catalogues.get(manifest.catalogue.name)
@@ -127,7 +136,9 @@ def load_model(
     if snapshot is not None:
         catalogue.check(snapshot.catalogue)
     encoder = RequestEncoder(manifest, read_item_tables(folder))
-    scorer, why_fp32 = _scorer(folder, manifest, catalogue, encoder, precision)
+    scorer, why_fp32 = _scorer(
+        folder, manifest, catalogue, encoder, precision=precision, threads_count=threads_count
+    )
     model = LiveModel(
         manifest=manifest,
         catalogue=catalogue,
@@ -146,7 +157,13 @@ def load_model(
 
 
 def _scorer(
-    folder: Path, manifest: Manifest, catalogue: Catalogue, encoder: RequestEncoder, precision: Precision
+    folder: Path,
+    manifest: Manifest,
+    catalogue: Catalogue,
+    encoder: RequestEncoder,
+    *,
+    precision: Precision,
+    threads_count: int,
 ) -> tuple[Scorer, str | None]:
     """Return the scorer of a precision once it has replayed the golden requests, or one in fp32 and why.
 
@@ -157,10 +174,12 @@ def _scorer(
         try:
             if manifest.variant(precision) is None:
                 raise ArtefactError(f"{folder} carries no {precision} variant that passed its gate")
-            return _replayed(Scorer(folder, manifest, precision), folder, manifest, catalogue, encoder), None
+            scorer = Scorer(folder, manifest, precision=precision, threads_count=threads_count)
+            return _replayed(scorer, folder, manifest, catalogue, encoder), None
         except (ArtefactError, ScoringError) as error:
             why = str(error)
-    return _replayed(Scorer(folder, manifest), folder, manifest, catalogue, encoder), why
+    scorer = Scorer(folder, manifest, threads_count=threads_count)
+    return _replayed(scorer, folder, manifest, catalogue, encoder), why
 
 
 def _replayed(

@@ -17,14 +17,18 @@ from service.errors import ScoringError
 
 
 class Scorer:
-    """One session a domain, one thread. Made after the fork: a session's threads do not survive one.
+    """One session a domain. Made after the fork: a session's threads do not survive one.
 
-    It runs on the caller's thread, also inside the event loop. A request takes about a millisecond of it;
-    handing it to another thread costs a tenth of that and gains nothing while there is a worker per core.
+    It runs on the caller's thread, also inside the event loop. A request takes about a millisecond of it; handing it to
+    another thread costs a tenth of that and gains nothing while there is a worker per core. Where `threads_count` is
+    more than one, others share the arithmetic of each request. They sleep between requests: spinning takes the cores
+    from other workers.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, precision: Precision = "fp32") -> None:
-        self.precision = precision
+    def __init__(
+        self, folder: Path, manifest: Manifest, *, precision: Precision = "fp32", threads_count: int = 1
+    ) -> None:
+        self.precision, self._threads_count = precision, threads_count
         self._inputs = manifest.graph_inputs
         self._tasks_count = len(manifest.tasks)
         self._sessions = {
@@ -33,7 +37,7 @@ class Scorer:
 
     def _load(self, path: Path) -> Any:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.intra_op_num_threads, options.inter_op_num_threads = self._threads_count, 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:

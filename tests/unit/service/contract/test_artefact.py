@@ -60,7 +60,8 @@ def test_version_is_the_content(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["missing", "truncated", "longer", "altered", "folder"])
-def test_damaged_file_is_refused_by_name(tmp_path: Path, name: str, damage: str) -> None:
+@pytest.mark.parametrize("quickly", [False, True])
+def test_damaged_file_is_refused_by_name(tmp_path: Path, name: str, damage: str, quickly: bool) -> None:
     make_artefact(tmp_path / "a", b"scorer")
     path = tmp_path / "a" / name
     body = path.read_bytes()
@@ -71,7 +72,28 @@ def test_damaged_file_is_refused_by_name(tmp_path: Path, name: str, damage: str)
         changed = {"truncated": body[:-1], "longer": body + b"x", "altered": b"X" + body[1:]}[damage]
         path.write_bytes(changed)
     with pytest.raises(ArtefactError, match=f"file {name} is"):
-        read_artefact(tmp_path / "a")
+        read_artefact(tmp_path / "a", quickly=quickly)
+
+
+@pytest.mark.parametrize("quickly", [False, True])
+def test_an_artefact_of_a_release_without_quick_checksums_is_read_and_held_to_its_hashes(
+    tmp_path: Path, quickly: bool
+) -> None:
+    sealed = make_artefact(tmp_path / "a", b"one")
+    body = json.loads((tmp_path / "a" / MANIFEST_FILE).read_bytes())
+    for entry in body["files"].values():
+        del entry["xxh3"]
+    (tmp_path / "a" / MANIFEST_FILE).write_text(json.dumps(body))
+    assert read_artefact(tmp_path / "a", quickly=quickly).version == sealed.version
+    weights = tmp_path / "a" / FILES[0]
+    weights.write_bytes(b"X" * weights.stat().st_size)
+    with pytest.raises(ArtefactError, match=f"file {FILES[0]} is"):
+        read_artefact(tmp_path / "a", quickly=quickly)
+
+
+def test_an_empty_file_is_a_file_of_an_artefact(tmp_path: Path) -> None:
+    make_artefact(tmp_path / "a", b"")
+    read_artefact(tmp_path / "a", quickly=True)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b"\xff"])

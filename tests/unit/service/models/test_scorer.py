@@ -42,6 +42,11 @@ def graph(folder: Path, operator: str, *, output: str = PROBABILITY, domain: str
     return folder
 
 
+def threads() -> set[str]:
+    """Return the threads that this process has, those of libraries too."""
+    return {path.name for path in Path("/proc/self/task").iterdir()}
+
+
 def shared(*values: float) -> dict[str, np.ndarray]:
     return {ITEM_SHARED: np.array([values], np.float32)}
 
@@ -50,6 +55,20 @@ def test_feeds_that_the_graph_lacks_are_left_out(tmp_path: Path, manifest: Manif
     scorer = Scorer(graph(tmp_path, "Identity"), manifest)
     feeds = {**shared(0.25, 0.5), USER_IDS: np.array([[0]])}
     assert scorer.run(DOMAIN, feeds).tolist() == [[0.25, 0.5]]
+
+
+def test_its_threads_are_as_many_as_told_and_none_unless_told(tmp_path: Path, manifest: Manifest) -> None:
+    """Of n threads, one is the caller's own."""
+    folder = graph(tmp_path, "Identity")
+
+    def threads_made(**told: int) -> int:
+        before = threads()
+        scorer = Scorer(folder, manifest, **told)
+        made = len(threads() - before)
+        assert scorer.run(DOMAIN, shared(0.25, 0.5)).tolist() == [[0.25, 0.5]]
+        return made
+
+    assert [threads_made(), threads_made(threads_count=1), threads_made(threads_count=3)] == [0, 0, 2]
 
 
 def test_a_request_is_scored_by_the_graph_of_its_domain(tmp_path: Path, manifest: Manifest) -> None:
