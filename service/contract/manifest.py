@@ -14,7 +14,7 @@ from service.contract.catalogue import CatalogueRef
 from service.contract.features import FeatureSpec, Side
 from service.contract.history import HistoryLimits
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 """Names that are folders, header values and metric labels: models, domains, tasks, arms, layers, lines."""
@@ -73,7 +73,7 @@ class TaskMetrics(_Frozen):
 class Manifest(_Frozen):
     """Everything the service must know to score with an artefact, and everything a person asks of one."""
 
-    format_version: Literal[2] = 2
+    format_version: Literal[3] = 3
     name: Name
     version: str = Field(default="", description="content hash of all else in here but created_at")
     created_at: str
@@ -88,7 +88,10 @@ class Manifest(_Frozen):
     features: tuple[FeatureSpec, ...] = Field(
         description="in the order of the graph's id tensors, side by side"
     )
-    item_features: tuple[str, ...]
+    item_features: tuple[FeatureSpec, ...] = Field(
+        description="in the order of the item encoder's ids; item_id without its values, which are the catalogue"
+    )
+    match_key_ends: tuple[int, ...] = Field(description="the last match key of each level, see match.py")
     history: HistoryLimits
     items_count: int = Field(description="rows of the item tables, the cold-start row 0 included")
     graph_inputs: tuple[str, ...] = Field(description="of the graph of every domain")

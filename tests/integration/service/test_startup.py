@@ -62,7 +62,7 @@ DAMAGE: dict[str, tuple[Callable[[KnownRegistry], object], str]] = {
     "no model": (lambda r: shutil.rmtree(model_folder(r.folder, "pepnet")), "no model 'pepnet'"),
     "version gone": (lambda r: shutil.rmtree(folder_of(r, "star")), "no readable manifest.json"),
     "torn manifest": (
-        lambda r: (folder_of(r, "star") / "manifest.json").write_text('{"format_version": 2, "na'),
+        lambda r: (folder_of(r, "star") / "manifest.json").write_text('{"format_version": 3, "na'),
         "manifest.json",
     ),
     "altered manifest": (
@@ -75,9 +75,9 @@ DAMAGE: dict[str, tuple[Callable[[KnownRegistry], object], str]] = {
         lambda r: (folder_of(r, "star") / "manifest.json").write_text(
             (folder_of(r, "star") / "manifest.json")
             .read_text()
-            .replace('"format_version": 2', '"format_version": 1')
+            .replace('"format_version": 3', '"format_version": 2')
         ),
-        "this service reads format 2",
+        "this service reads format 3",
     ),
     "altered graph": (
         lambda r: flip_a_byte(folder_of(r, "star") / "scorer/mailer.onnx"),

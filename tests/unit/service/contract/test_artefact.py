@@ -78,7 +78,7 @@ def test_damaged_file_is_refused_by_name(tmp_path: Path, name: str, damage: str)
 def test_torn_manifest_is_refused(tmp_path: Path, body: bytes) -> None:
     make_artefact(tmp_path / "a", b"one")
     (tmp_path / "a" / MANIFEST_FILE).write_bytes(body)
-    with pytest.raises(ArtefactError, match=r"manifest\.json: .*this service reads format 2"):
+    with pytest.raises(ArtefactError, match=r"manifest\.json: .*this service reads format 3"):
         read_artefact(tmp_path / "a")
 
 
@@ -87,7 +87,7 @@ def test_torn_manifest_is_refused(tmp_path: Path, body: bytes) -> None:
     [
         ({"backbone": "pepnet"}, "was altered"),
         ({"version": "0" * 12}, "was altered"),
-        ({"format_version": 1}, "format_version: .*this service reads format 2"),
+        ({"format_version": 1}, "format_version: .*this service reads format 3"),
         ({"surprise": 1}, "surprise"),
         ({"name": "../star"}, "name"),
     ],

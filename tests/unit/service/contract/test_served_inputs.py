@@ -372,7 +372,7 @@ def test_rows_past_the_tables_are_refused(tmp_path: Path, row: int) -> None:
 
 def test_tensor_names_are_distinct() -> None:
     names = [v for k, v in vars(served_inputs).items() if k.isupper() and isinstance(v, str)]
-    assert len(set(names)) == len(names) == 18
+    assert len(set(names)) == len(names) == 19
 
 
 def test_rows_that_do_not_end_in_the_cold_start_row_are_refused(tmp_path: Path) -> None:

@@ -86,7 +86,10 @@ def test_the_manifest_says_what_was_exported(config: PipelineConfig) -> None:
     assert manifest.dataset_fingerprint == spec.fingerprint
     assert (manifest.domains, manifest.tasks) == (spec.domains, bench.tasks)
     assert manifest.features == tuple(f for f in bench.features if f.side is not Side.ITEM)
-    assert manifest.item_features == ("item_id", "category", "price")
+    by_name = {f.name: f for f in bench.features if f.side is Side.ITEM}
+    item_id, *others = manifest.item_features
+    assert others == [by_name["category"], by_name["price"]]
+    assert (item_id.name, item_id.encoder.ids_count) == ("item_id", 1)  # its values are the catalogue
     assert manifest.history == config.history.limits
     assert manifest.catalogue == bench.catalogue.ref()
     assert manifest.items_count == 31
