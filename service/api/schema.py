@@ -46,7 +46,7 @@ class ScoreBody(_Body):
                     "candidates": [
                         "1082185",
                         {"item_id": "995242", "context": {"mailer_location": "A"}},
-                        {"item_id": "new-1", "features": {"brand": "Private", "product_type": "SALAD BAR"}},
+                        {"item_id": "new-1", "features": {"brand": "National", "department": "PRODUCE"}},
                     ],
                     "tasks": ["click"],
                 }

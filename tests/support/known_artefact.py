@@ -193,8 +193,8 @@ class KnownModel:
         aisle = aisle if aisle in self.aisle_effects else ""
         high = sum(price >= least for least in DEAR) if isinstance(price, int | float) else 0
         by_domain = {
-            domain: effect + i * self.price_effect * high
-            for i, (domain, effect) in enumerate(self.cold.by_domain.items())
+            domain: self.cold.by_domain[domain] + i * self.price_effect * high
+            for i, domain in enumerate(self.domain_effects)
         }
         shared = self.cold.shared + self.aisle_effects.get(aisle, 0.0)
         return replace(self.cold, shared=shared, by_domain=by_domain, aisle=aisle)
@@ -383,9 +383,9 @@ def _item_encoder(model: KnownModel) -> ModelProto:
     aisle = g("Unsqueeze", _column(g, ids, 1, _effects(model.aisle_effects)), last)  # (K, 1)
     steps = [0.0, *(model.price_effect * high for high in range(len(DEAR) + 1))]
     price = g("Unsqueeze", _column(g, ids, 2, steps), last)
-    domains_count = len(cold.by_domain)
+    domains_count = len(model.domain_effects)
     times = g.constant(np.arange(domains_count).reshape(-1, 1, 1))
-    of_domain = g.constant(np.array([*cold.by_domain.values()]).reshape(-1, 1, 1))
+    of_domain = g.constant(np.array([cold.by_domain[d] for d in model.domain_effects]).reshape(-1, 1, 1))
     g("Add", aisle, g.constant(cold.shared), output=served_inputs.ITEM_SHARED)
     g("Add", g("Mul", price, times), of_domain, output=served_inputs.ITEM_BY_DOMAIN)  # (M, K, 1)
     graph = helper.make_graph(

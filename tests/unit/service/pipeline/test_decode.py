@@ -26,7 +26,9 @@ values = (
     | st.text(st.characters(codec="utf-8"), max_size=8)
 )
 contexts = st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=8), values, max_size=3)
-candidates = ids | st.fixed_dictionaries({"item_id": ids}, optional={"context": contexts})
+candidates = ids | st.fixed_dictionaries(
+    {"item_id": ids}, optional={"context": contexts, "features": contexts}
+)
 bodies = st.fixed_dictionaries(
     {"user_id": ids, "candidates": st.lists(candidates, min_size=1, max_size=6)},
     optional={
@@ -45,6 +47,7 @@ def test_both_forms_decode_to_what_a_plain_reading_gives(content: dict[str, Any]
         assert decoded.user_id == str(content["user_id"])
         assert decoded.item_ids == [str(c["item_id"]) for c in objects]
         assert decoded.candidate_contexts == [c.get("context", {}) for c in objects]
+        assert decoded.item_features == {i: c["features"] for i, c in enumerate(objects) if "features" in c}
         assert decoded.context == content.get("context", {})
         assert decoded.tasks == content.get("tasks")
         assert decoded.at_ms == content.get("at_ms")
