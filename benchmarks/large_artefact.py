@@ -24,12 +24,13 @@ from service.contract.features import CategoricalEncoder, FeatureSpec, Side
 from service.contract.golden import GoldenCandidate, GoldenRequest, golden_feeds, write_golden
 from service.contract.history import Behaviors, HistoryLimits, Snapshot, encode_snapshot
 from service.contract.manifest import Manifest, Parity
-from service.contract.match import match_keys
+from service.contract.match import match_key_ends, match_keys
 from service.contract.served_inputs import RequestEncoder, read_item_tables, rows_by_catalogue_id
 from service.contract.statistics import StatisticsEncoder
 from service.models.scorer import Scorer
 from training.config import ModelConfig
-from training.export.onnx_file import write_onnx
+from training.export.item_encoder import ItemEncoder, new_item_features
+from training.export.onnx_file import write_item_encoder, write_onnx
 from training.export.served_scorer import ServedScorer
 from training.model import CtrModel
 
@@ -101,15 +102,17 @@ def _write_artefact(folder: Path, catalogue: Catalogue) -> Manifest:
         user_features=sum(spec.side in (Side.USER, Side.CONTEXT) for spec in specs),
         candidate_features=sum(spec.side in (Side.CANDIDATE, Side.MATCH, Side.POPULARITY) for spec in specs),
     )
+    write_item_encoder(folder, ItemEncoder(model, scorer).eval())
     rows_count = len(catalogue) + 1
     (folder / "items").mkdir()
     np.save(folder / artefact.ITEM_ROWS_FILE, rows_by_catalogue_id(np.arange(rows_count, dtype=np.uint32)))
     files = content.files()
-    files[artefact.ITEM_MATCH_KEYS_FILE] = match_keys(
+    keys = match_keys(
         StatisticsEncoder([spec for spec in specs if spec.side is Side.MATCH]).levels,
         item_ids.take(np.arange(rows_count) % ROWS_COUNT, axis=0),
         [spec.name for spec in specs if spec.side is Side.ITEM],
     )
+    files[artefact.ITEM_MATCH_KEYS_FILE] = keys
     for name, values in files.items():
         _write_repeated(folder / name, values, rows_count)
     draft = Manifest(
@@ -123,7 +126,8 @@ def _write_artefact(folder: Path, catalogue: Catalogue) -> Manifest:
         domains=DOMAINS,
         tasks=TASKS,
         features=specs,
-        item_features=tuple(spec.name for spec in specs if spec.side is Side.ITEM),
+        item_features=new_item_features(specs),
+        match_key_ends=match_key_ends(keys),
         history=HistoryLimits(),
         items_count=rows_count,
         graph_inputs=inputs,

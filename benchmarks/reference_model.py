@@ -53,12 +53,14 @@ from service.contract.history import (
     encode_snapshot,
 )
 from service.contract.manifest import Manifest, Parity, TaskSpec
+from service.contract.match import match_key_ends
 from service.contract.served_inputs import rows_by_catalogue_id
 from service.contract.store_keys import encode_user_features
 from service.stores import open_store
 from training.config import ModelConfig
 from training.errors import StageError
-from training.export.onnx_file import write_onnx
+from training.export.item_encoder import ItemEncoder, new_item_features
+from training.export.onnx_file import write_item_encoder, write_onnx
 from training.export.parity import LOGIT_DIFFERENCE_LIMIT
 from training.export.served_graph import ServedGraph
 from training.export.served_scorer import ServedScorer
@@ -79,7 +81,7 @@ TAIL_COUNT: Final = 50
 SNAPSHOT_AT_MS: Final = 1_700_000_000_000
 ASKED_AT_MS: Final = SNAPSHOT_AT_MS + 3_600_000
 SEED: Final = 1
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Raised with every change to what is written, so that a folder of an older one is written anew."""
 
 CONFIG: Final = ModelConfig.model_validate(
@@ -236,7 +238,8 @@ class Reference:
             user_features=len(_of(Side.USER, Side.CONTEXT)),
             candidate_features=0,
         )
-        draft = _manifest(catalogue, inputs)
+        write_item_encoder(folder, ItemEncoder(model, scorer).eval())
+        draft = _manifest(catalogue, inputs, match_key_ends(tables.match_keys))
         served = ServedGraph(folder, catalogue, draft)
         golden: list[GoldenRequest] = []
         off = 0.0
@@ -415,7 +418,7 @@ def _torch_logits(
     return logits
 
 
-def _manifest(catalogue: Catalogue, inputs: tuple[str, ...]) -> Manifest:
+def _manifest(catalogue: Catalogue, inputs: tuple[str, ...], match_key_ends: tuple[int, ...]) -> Manifest:
     return Manifest(
         name=MODEL,
         created_at="2023-11-14T22:13:20Z",
@@ -427,7 +430,8 @@ def _manifest(catalogue: Catalogue, inputs: tuple[str, ...]) -> Manifest:
         domains=DOMAINS,
         tasks=TASKS,
         features=_of(Side.USER, Side.CONTEXT),
-        item_features=tuple(feature.name for feature in _of(Side.ITEM)),
+        item_features=new_item_features(features()),
+        match_key_ends=match_key_ends,
         history=HistoryLimits(),
         items_count=len(catalogue) + 1,
         graph_inputs=inputs,

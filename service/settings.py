@@ -54,6 +54,12 @@ class Settings(Sources):
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 for any free one")
     workers: int = Field(default=1, ge=1, le=512, description="processes; one a core scores fastest")
     candidates_max_count: int = Field(default=5000, ge=1, description="candidates in one request")
+    new_items_max_count: int = Field(
+        default=200,
+        ge=0,
+        description="candidates with features in one request: those of them without a row of their own go "
+        "through the item encoder",
+    )
     batch_max_count: int = Field(default=64, ge=1, description="requests in one batch")
     batch_candidates_max_count: int = Field(
         default=20_000, ge=1, description="candidates of all requests of one batch together"

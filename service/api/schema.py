@@ -25,10 +25,14 @@ class _Body(BaseModel):
 
 
 class CandidateBody(_Body):
-    """A candidate that has features of its own in this request."""
+    """A candidate of which something is told in this request."""
 
     item_id: Id
     context: dict[str, Value] = Field(default={}, description="features of the candidate in this request")
+    features: dict[str, Value] = Field(
+        default={},
+        description="features of the item itself, read where the model has no row of it: it is scored from them",
+    )
 
 
 class ScoreBody(_Body):
@@ -43,6 +47,7 @@ class ScoreBody(_Body):
                     "candidates": [
                         "1082185",
                         {"item_id": "995242", "context": {"mailer_location": "A"}},
+                        {"item_id": "new-1", "features": {"brand": "National", "department": "PRODUCE"}},
                     ],
                     "tasks": ["click"],
                 }
@@ -52,7 +57,7 @@ class ScoreBody(_Body):
 
     user_id: Id
     candidates: list[Id | CandidateBody] = Field(
-        min_length=1, description="ids, or objects with features; may repeat"
+        min_length=1, description="ids, or objects that tell more; may repeat"
     )
     context: dict[str, Value] = Field(default={}, description="features of the request, for all candidates")
     tasks: Annotated[list[str], Field(min_length=1)] | None = Field(
@@ -117,7 +122,7 @@ class _Answer(BaseModel):
     model: ModelAnswer
     arms: dict[str, str] = Field(description="the arm of each experiment layer")
     degraded: list[str] = Field(description="what the answer had to do without")
-    unknown_items: list[str] = Field(description="items scored as the unknown item")
+    unknown_items: list[str] = Field(description="items of which nothing is known, each once")
 
 
 class ScoreAnswer(_Answer):

@@ -53,6 +53,7 @@ async def score(request: Request) -> Response:
         store=runtime.store,
         clock=runtime.clock,
         candidates_max_count=settings.candidates_max_count,
+        new_items_max_count=settings.new_items_max_count,
     )
     runtime.metrics.note_answer(answer)
     request.state.told = {
@@ -95,6 +96,7 @@ async def batch(request: Request) -> Response:
         store=runtime.store,
         clock=runtime.clock,
         candidates_max_count=settings.candidates_max_count,
+        new_items_max_count=settings.new_items_max_count,
         requests_max_count=settings.batch_max_count,
         batch_candidates_max_count=settings.batch_candidates_max_count,
     )

@@ -33,6 +33,7 @@ class GoldenCandidate(BaseModel):
 
     item_id: str
     context: dict[str, RawValue]
+    features: dict[str, RawValue] = {}
 
 
 class GoldenRequest(BaseModel):
@@ -78,13 +79,14 @@ def golden_feeds(
 ) -> Feeds:
     """Return the tensors of a golden request for its domain's graph."""
     candidates = catalogue.ids_of(c.item_id for c in request.candidates)
+    rows = encoder.tables.rows_of(candidates)
     return encoder.encode(
         request.domain,
         user_id=request.user_id,
         user_features=request.user_features,
         context=request.context,
         candidates=candidates,
-        rows=encoder.tables.rows_of(candidates),
+        rows=rows,
         candidate_contexts=[c.context for c in request.candidates],
         history=build_history(
             decode_snapshot(request.snapshot) if request.snapshot else None,
@@ -97,6 +99,7 @@ def golden_feeds(
         if request.popularity is None
         else decode_popularity(request.popularity),
         at_ms=request.at_ms,
+        new_items=encoder.new_items(rows, {i: c.features for i, c in enumerate(request.candidates)}),
     )
 
 

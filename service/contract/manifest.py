@@ -110,7 +110,10 @@ class Manifest(_Frozen):
     features: tuple[FeatureSpec, ...] = Field(
         description="in the order of the graph's id tensors, side by side"
     )
-    item_features: tuple[str, ...]
+    item_features: tuple[FeatureSpec, ...] = Field(
+        description="in the order of the item encoder's ids; item_id without its values, which are the catalogue"
+    )
+    match_key_ends: tuple[int, ...] = Field(description="the last match key of each level, see match.py")
     history: HistoryLimits
     items_count: int = Field(description="rows of the item tables, the cold-start row 0 included")
     graph_inputs: tuple[str, ...] = Field(description="of the graph of every domain")

@@ -41,15 +41,48 @@ def match_keys(levels: Sequence[str], item_ids: npt.NDArray[np.integer], item_fe
     keys = np.zeros((len(item_ids), len(levels)), np.int32)
     before = 0
     for column, level in enumerate(levels):
-        if level == ANY:
-            own = np.ones(len(item_ids), np.int64)
-        elif level == ITEM:
-            own = np.arange(len(item_ids))
-        else:
-            own = item_ids[:, item_features.index(level)].astype(np.int64)
+        own = _own_keys(level, item_ids, item_features, rows=np.arange(len(item_ids)))
         keys[:, column] = np.where(own > 0, own + before, 0)
         before += int(own.max(initial=0))
     return keys
+
+
+def match_key_ends(keys: I32) -> tuple[int, ...]:
+    """Return the last key of each level, (K,): what `new_item_keys` must know of all items. Reads every row."""
+    return tuple(np.maximum.accumulate(keys.max(axis=0, initial=0)).tolist())
+
+
+def new_item_keys(
+    levels: Sequence[str],
+    item_ids: npt.NDArray[np.integer],
+    item_features: Sequence[str],
+    *,
+    ends: Sequence[int],
+) -> I32:
+    """Return the keys of items without a row, (P, K), among those of `match_keys`.
+
+    As a candidate such an item matches by its features what an item with a row would; as `ITEM` it matches nothing.
+
+    Shapes:
+        item_ids: (P, F) ids of the items' features, in the order of `item_features`; ends: (K,).
+    """
+    keys = np.zeros((len(item_ids), len(levels)), np.int32)
+    before = 0
+    for column, (level, end) in enumerate(zip(levels, ends, strict=True)):
+        own = _own_keys(level, item_ids, item_features, rows=np.zeros(len(item_ids), np.int64))
+        # An id that no item has is past the level's end: a key of the next level.
+        keys[:, column] = np.where((own > 0) & (own + before <= end), own + before, 0)
+        before = end
+    return keys
+
+
+def _own_keys(
+    level: str, item_ids: npt.NDArray[np.integer], item_features: Sequence[str], *, rows: I64
+) -> I64:
+    """Return items' keys within a level, from 1 on; 0 never matches."""
+    if level == ANY:
+        return np.ones(len(item_ids), np.int64)
+    return rows if level == ITEM else item_ids[:, item_features.index(level)].astype(np.int64)
 
 
 class MatchTable:
@@ -60,14 +93,26 @@ class MatchTable:
         self._keys = keys
         self._place_of_key: I32 | None = None
 
-    def counted(self, history_rows: I32 | I64, counts: ItemCounts, rows: I32 | I64) -> Counted:
+    def counted(
+        self,
+        history_rows: I32 | I64,
+        counts: ItemCounts,
+        rows: I32 | I64,
+        *,
+        own_keys: tuple[I64, I32] | None = None,
+    ) -> Counted:
         """Return the statistics of the behaviors that match each candidate at each level.
 
         Shapes:
             history_rows: (H,) item rows of the entries of `counts`; rows: (N,) item rows of the candidates.
+            own_keys: places among the candidates, (P,), and keys (P, K) that go before those of their rows.
         """
         levels = self._keys.shape[1]
-        wanted = self._keys.take(rows, axis=0).reshape(-1)  # (N * K,)
+        wanted = self._keys.take(rows, axis=0)
+        if own_keys is not None:
+            places, keys = own_keys
+            wanted[places] = keys
+        wanted = wanted.reshape(-1)  # (N * K,)
         if len(history_rows) == 0 or len(wanted) == 0:
             return Counted.nothing()
         held = self._keys.take(history_rows, axis=0).reshape(-1)  # (H * K,)

@@ -6,7 +6,7 @@ Knows nothing of ONNX Runtime, of the store or of HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,7 @@ from service.contract.errors import ArtefactError
 from service.contract.features import FeatureEncoder, RawValue, Side, encode_row, time_values
 from service.contract.history import F32, I64, U32, History
 from service.contract.manifest import Manifest
-from service.contract.match import I32, MatchTable
+from service.contract.match import I32, MatchTable, new_item_keys
 from service.contract.popularity import Popularity
 from service.contract.statistics import Counted, StatisticsEncoder
 
@@ -47,10 +47,17 @@ PARTS: Final = {
 }
 """The tensors of each part of a history: items, sizes, ages, strengths."""
 
+ITEM_FEATURE_IDS: Final = "item_feature_ids"
+"""(K, FI) ids of item features: what the item encoder reads. It gives ITEM_SHARED (K, Ws) and ITEM_BY_DOMAIN of all
+domains (M, K, Wd), but for one that is 0 wide."""
+
 LOGIT: Final = "logit"  # (N, T) natural-rate logits
 PROBABILITY: Final = "probability"  # (N, T)
 
 Feeds = dict[str, npt.NDArray[np.generic]]
+
+EncodeItems = Callable[[I64], tuple[F32, F32]]
+"""Runs the item encoder: (K, FI) to what tables hold of such items, shared (K, Ws) and by domain (M, K, Wd)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +121,20 @@ def read_item_tables(folder: Path) -> ItemTables:
     return tables
 
 
+@dataclass(frozen=True, slots=True)
+class NewItems:
+    """Candidates of a request that have features instead of a row.
+
+    Axes:
+        places: (P,) among the candidates; shared: (P, Ws); by_domain: (M, P, Wd); match_keys: (P, K).
+    """
+
+    places: I64
+    shared: F32
+    by_domain: F32
+    match_keys: I32
+
+
 def rows_by_catalogue_id(catalogue_ids: U32) -> I32:
     """Return the inverse of `row -> catalogue id`, (largest id + 2,); ids without a row, and the last, get row 0."""
     rows = np.zeros(int(catalogue_ids.max(initial=0)) + 2, np.int32)
@@ -125,8 +146,14 @@ def rows_by_catalogue_id(catalogue_ids: U32) -> I32:
 class RequestEncoder:
     """Turns a request into the tensors of its domain's graph. For one thread, as `MatchTable` is."""
 
-    def __init__(self, manifest: Manifest, tables: ItemTables) -> None:
+    def __init__(
+        self, manifest: Manifest, tables: ItemTables, encode_items: EncodeItems | None = None
+    ) -> None:
+        """Without `encode_items` there are no `new_items`: what has no row is scored as the cold-start item."""
         self.tables = tables
+        self._encode_items = encode_items
+        self._item = [FeatureEncoder(spec) for spec in manifest.item_features]
+        self._match_key_ends = manifest.match_key_ends
         self._domains = {domain: number for number, domain in enumerate(manifest.domains)}
         self._user = [FeatureEncoder(spec) for spec in manifest.features_of(Side.USER, Side.CONTEXT)]
         self._candidate = [FeatureEncoder(spec) for spec in manifest.features_of(Side.CANDIDATE)]
@@ -157,15 +184,16 @@ class RequestEncoder:
         history: History,
         popularity: Popularity,
         at_ms: int,
+        new_items: NewItems | None = None,
     ) -> Feeds:
         """Return the tensors of a request.
 
         Shapes:
-            candidates: (N,) catalogue ids; rows: (N,) their rows in the tables.
+            candidates: (N,) catalogue ids; rows: (N,) their rows in the tables, which `new_items` go before.
         """
         candidate_ids = [
             self.candidate_ids(candidate_contexts),
-            self.match_ids(rows, history),
+            self.match_ids(rows, history, new_items),
             self.popularity_ids(candidates, popularity, context, at_ms=at_ms),
         ]
         return assemble(
@@ -175,7 +203,33 @@ class RequestEncoder:
             rows=rows,
             candidate_ids=np.concatenate(candidate_ids, axis=1),
             history=history,
+            new_items=new_items,
         )
+
+    def new_items(self, rows: I32, features: Mapping[int, Mapping[str, RawValue]]) -> NewItems | None:
+        """Return the candidates without a row of whose features the model knows any; None where there are none.
+
+        The features of an item that has a row are not read: its row is what the model learned of it.
+
+        Shapes:
+            rows: (N,) the candidates' rows in the tables; features: raw item features, by place among the candidates.
+        """
+        if self._encode_items is None:
+            return None
+        places = np.array([place for place in features if rows[place] == 0], np.int64)
+        ids = self.item_feature_ids([features[place] for place in places.tolist()])
+        known = ids.any(axis=1)
+        if not known.any():
+            return None
+        places, ids = places[known], ids[known]
+        names = [encoder.spec.name for encoder in self._item]
+        keys = new_item_keys(self._match.levels, ids, names, ends=self._match_key_ends)
+        return NewItems(places, *self._encode_items(ids), keys)
+
+    def item_feature_ids(self, features: Sequence[Mapping[str, RawValue]]) -> I64:
+        """Return the ids of item features, (len(features), FI)."""
+        ids = [encoder.encode_many([f.get(encoder.spec.name) for f in features]) for encoder in self._item]
+        return np.stack(ids, axis=1) if ids else np.zeros((len(features), 0), np.int64)
 
     def user_ids(
         self, user_id: str, features: Mapping[str, RawValue], context: Mapping[str, RawValue], *, at_ms: int
@@ -195,12 +249,14 @@ class RequestEncoder:
                 out[:, column] = encoder.encode_many([c.get(encoder.spec.name) for c in contexts])
         return out
 
-    def match_ids(self, rows: I32, history: History) -> I64:
+    def match_ids(self, rows: I32, history: History, new_items: NewItems | None = None) -> I64:
         """Return the ids of match features, (N, FM), of candidates in these rows."""
         counted = Counted.nothing()
         if self.reads_counts:
             counts = history.counted
-            counted = self._match_table.counted(self.tables.rows_of(counts.item), counts, rows)
+            own_keys = None if new_items is None else (new_items.places, new_items.match_keys)
+            history_rows = self.tables.rows_of(counts.item)
+            counted = self._match_table.counted(history_rows, counts, rows, own_keys=own_keys)
         return self._match.encode(counted, rows_count=len(rows))
 
     def popularity_ids(
@@ -221,6 +277,7 @@ def assemble(
     rows: I32,
     candidate_ids: I64,
     history: History,
+    new_items: NewItems | None = None,
 ) -> Feeds:
     """Lay one request out as the tensors of the domain's graph, which may read fewer of them.
 
@@ -234,6 +291,9 @@ def assemble(
         ITEM_SHARED: tables.shared.take(rows, axis=0),
         ITEM_BY_DOMAIN: tables.by_domain[domain].take(rows, axis=0),
     }
+    if new_items is not None:
+        feeds[ITEM_SHARED][new_items.places] = new_items.shared
+        feeds[ITEM_BY_DOMAIN][new_items.places] = new_items.by_domain[domain]
     parts = {
         "clusters": (history.item, history.size, history.age, history.strength),
         "recents": (history.recent_item, None, history.recent_age, history.recent_strength),

@@ -30,6 +30,7 @@ from service.contract.popularity import Popularity
 from service.contract.served_inputs import RequestEncoder, read_item_tables
 from service.errors import NotReady, ScoringError
 from service.experiments.plan import Plan
+from service.models.item_encoder import ItemEncoder
 from service.models.scorer import Scorer
 
 WARM_UP_CANDIDATES_COUNTS = (1, 200)
@@ -135,7 +136,8 @@ def load_model(
     snapshot = read_snapshot_ref(registry, manifest.snapshot_line)
     if snapshot is not None:
         catalogue.check(snapshot.catalogue)
-    encoder = RequestEncoder(manifest, read_item_tables(folder))
+    tables = read_item_tables(folder)
+    encoder = RequestEncoder(manifest, tables, ItemEncoder(folder, tables).rows_of)
     scorer, why_fp32 = _scorer(
         folder, manifest, catalogue, encoder, precision=precision, threads_count=threads_count
     )

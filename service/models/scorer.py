@@ -16,6 +16,22 @@ from service.contract.served_inputs import ITEM_SHARED, PROBABILITY, Feeds
 from service.errors import ScoringError
 
 
+def open_session(path: Path, *, threads_count: int = 1) -> Any:
+    """Return a session of a graph.
+
+    Raises:
+        ArtefactError: ONNX Runtime does not load it.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads_count, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's errors have no common type but this
+        raise ArtefactError(f"{path}: ONNX Runtime {ort.__version__} does not load it") from error
+
+
 class Scorer:
     """One session a domain. Made after the fork: a session's threads do not survive one.
 
@@ -36,14 +52,7 @@ class Scorer:
         }
 
     def _load(self, path: Path) -> Any:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = self._threads_count, 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        try:
-            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime's errors have no common type but this
-            raise ArtefactError(f"{path}: ONNX Runtime {ort.__version__} does not load it") from error
+        session = open_session(path, threads_count=self._threads_count)
         inputs = {node.name for node in session.get_inputs()}
         outputs = {node.name for node in session.get_outputs()}
         if inputs != set(self._inputs) or PROBABILITY not in outputs:

@@ -35,13 +35,14 @@ async def score_batch(
     store: GuardedStore,
     clock: Clock,
     candidates_max_count: int,
+    new_items_max_count: int,
     requests_max_count: int,
     batch_candidates_max_count: int,
 ) -> list[Answer | ServiceError]:
     """Score the requests in a body, and return for each its answer, or why there is none.
 
-    `candidates_max_count` is of one request, `batch_candidates_max_count` of all together. The time of hydrating
-    is shared out among the requests evenly.
+    `candidates_max_count` and `new_items_max_count` are of one request, `batch_candidates_max_count` of all
+    together. The time of hydrating is shared out among the requests evenly.
 
     Raises:
         RequestError: the body is no batch, or too large a one, or no model knows the domain.
@@ -58,6 +59,7 @@ async def score_batch(
                     serving=serving,
                     clock=clock,
                     candidates_max_count=candidates_max_count,
+                    new_items_max_count=new_items_max_count,
                 )
             )
         except InvalidRequest as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from service.contract.features import RawValue
 from service.errors import InvalidRequest, MalformedBody, Violation
@@ -35,11 +35,12 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class CandidateBody(_Body, frozen=True, gc=False):
-    """A candidate that has features of its own in this request. Unknown to the garbage collector, which
+    """A candidate of which something is told in this request. Unknown to the garbage collector, which
     hundreds of them would start in each request: they are part of no cycle."""
 
     item_id: Id
     context: dict[str, Value] = {}
+    features: dict[str, Value] | UnsetType = UNSET
 
 
 class ScoreBody(_Body, frozen=True):
@@ -60,12 +61,16 @@ class BatchBody(_Body, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """A request to score. Candidates are parallel lists, (N,); `tasks` and `at_ms` None where not told."""
+    """A request to score. Candidates are parallel lists, (N,); `tasks` and `at_ms` None where not told.
+
+    `item_features` are those of the candidates that have any, by their places.
+    """
 
     user_id: str
     context: Mapping[str, RawValue]
     item_ids: list[str]
     candidate_contexts: list[Mapping[str, RawValue]]
+    item_features: Mapping[int, Mapping[str, RawValue]]
     tasks: list[str] | None
     at_ms: int | None
 
@@ -84,9 +89,9 @@ _NO_CONTEXT: Final[Mapping[str, RawValue]] = {}
 
 
 def decode_score(
-    body: bytes | msgspec.Raw, form: Form = Form.JSON, *, candidates_max_count: int
+    body: bytes | msgspec.Raw, form: Form = Form.JSON, *, candidates_max_count: int, new_items_max_count: int
 ) -> ScoreRequest:
-    """Return the request in a body.
+    """Return the request in a body. `new_items_max_count` bounds the candidates with features.
 
     Raises:
         MalformedBody: it is not in that form.
@@ -98,14 +103,27 @@ def decode_score(
         raise InvalidRequest(
             [Violation("body.candidates", f"expected an array of length <= {candidates_max_count}")]
         )
+    item_ids: list[str]
+    features: dict[int, Mapping[str, RawValue]] = {}
     if set(map(type, candidates)) == {str}:  # nearly all requests: nothing to take apart
-        item_ids: list[str] = candidates  # type: ignore[assignment]
+        item_ids = candidates  # type: ignore[assignment]
         contexts = [_NO_CONTEXT] * len(item_ids)
     else:
-        item_ids = [str(c.item_id if type(c) is CandidateBody else c) for c in candidates]
-        contexts = [c.context if type(c) is CandidateBody else _NO_CONTEXT for c in candidates]
+        item_ids, contexts = [], []
+        for candidate in candidates:
+            if type(candidate) is CandidateBody:
+                if candidate.features is not UNSET:
+                    features[len(item_ids)] = candidate.features
+                item_ids.append(str(candidate.item_id))
+                contexts.append(candidate.context)
+            else:
+                item_ids.append(str(candidate))
+                contexts.append(_NO_CONTEXT)
+    if len(features) > new_items_max_count:
+        reason = f"expected <= {new_items_max_count} candidates with features"
+        raise InvalidRequest([Violation("body.candidates", reason)])
     return ScoreRequest(
-        str(decoded.user_id), decoded.context, item_ids, contexts, decoded.tasks, decoded.at_ms
+        str(decoded.user_id), decoded.context, item_ids, contexts, features, decoded.tasks, decoded.at_ms
     )
 
 

@@ -52,6 +52,7 @@ class Answer:
     degraded: tuple[str, ...]
     candidates_count: int
     unknown_items_count: int
+    encoded_items_count: int
     stages_s: tuple[float, ...]
 
 
@@ -66,6 +67,7 @@ async def score_request(
     store: GuardedStore,
     clock: Clock,
     candidates_max_count: int,
+    new_items_max_count: int,
 ) -> Answer:
     """Score the request in a body.
 
@@ -74,7 +76,13 @@ async def score_request(
         ScoringError: the model gave no probabilities.
     """
     asked = understand(
-        body, form, domain=domain, serving=serving, clock=clock, candidates_max_count=candidates_max_count
+        body,
+        form,
+        domain=domain,
+        serving=serving,
+        clock=clock,
+        candidates_max_count=candidates_max_count,
+        new_items_max_count=new_items_max_count,
     )
     began_s = clock.monotonic_s()
     user = await hydrate(store, asked.wanted())
@@ -90,6 +98,7 @@ def understand(
     serving: Serving,
     clock: Clock,
     candidates_max_count: int,
+    new_items_max_count: int,
 ) -> Asked:
     """Decode a request and route it.
 
@@ -97,7 +106,9 @@ def understand(
         RequestError: the body or the domain is not one that can be scored.
     """
     began_s = clock.monotonic_s()
-    request = decode_score(body, form, candidates_max_count=candidates_max_count)
+    request = decode_score(
+        body, form, candidates_max_count=candidates_max_count, new_items_max_count=new_items_max_count
+    )
     decoded_s = clock.monotonic_s()
     way = route(serving, domain=domain, user_id=request.user_id, tasks=request.tasks)
     routed_s = clock.monotonic_s()
@@ -137,6 +148,7 @@ def answer(
         degraded=user.degraded,
         candidates_count=len(request.item_ids),
         unknown_items_count=len(encoded.unknown_items),
+        encoded_items_count=encoded.encoded_items_count,
         stages_s=(
             asked.decode_s,
             asked.route_s,

@@ -191,6 +191,7 @@ def _understood(request: FileRequest, serving: Serving, settings: ScoreFileSetti
         request.context,
         request.item_ids,
         request.candidate_contexts,
+        item_features={},
         tasks=None,
         at_ms=request.at_ms,
     )

@@ -108,7 +108,12 @@ class Metrics:
             registry=registry,
         )
         self._unknown_items = Counter(
-            "twinstar_unknown_items", "Candidates' item ids without a row of their own.", registry=registry
+            "twinstar_unknown_items", "Item ids of candidates that were scored as unknown.", registry=registry
+        )
+        self._encoded_items = Counter(
+            "twinstar_encoded_items",
+            "Candidates without a row of their own that were scored from features.",
+            registry=registry,
         )
         self._degraded = Counter(
             "twinstar_degraded", "Answers given with less, by what lacked.", ["reason"], registry=registry
@@ -177,6 +182,8 @@ class Metrics:
             self._degraded.labels(reason).inc()
         if answer.unknown_items_count:
             self._unknown_items.inc(answer.unknown_items_count)
+        if answer.encoded_items_count:
+            self._encoded_items.inc(answer.encoded_items_count)
 
     def note_serving(self, serving: Serving | None) -> None:
         """Tell what scores now, None where nothing does."""

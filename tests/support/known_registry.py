@@ -49,37 +49,42 @@ layers:
 USERS = tuple(f"u{i}" for i in range(20))
 
 
-def _item(seed: float) -> Item:
+def _item(seed: float, aisle: str = "") -> Item:
     return Item(
         shared=seed,
         by_domain={domain: seed / 10 + i / 5 for i, domain in enumerate(DOMAINS)},
         x=seed * 2,
         y=1 - seed,
+        aisle=aisle,
     )
 
 
 STAR = KnownModel(
     name="star",
     domain_effects={"mailer": -1.0, "display": -0.5, "both": 0.25},
-    items={"apple": _item(0.3), "bread": _item(-0.7), "corn": _item(1.1)},
+    items={"apple": _item(0.3, "fresh"), "bread": _item(-0.7, "bakery"), "corn": _item(1.1, "fresh")},
     cold=_item(-0.2),
     user_effects={user: 0.01 * i for i, user in enumerate(USERS)},
     loyalty_effects={"gold": 0.4, "tin": -0.3},
     store_effects={"7": 0.15, "8": -0.15},
     location_effects={"A": 0.2, "B": -0.2},
+    aisle_effects={"bakery": 0.21, "fresh": -0.13, "toys": 0.5},  # no item is of the last
 )
 # Fewer users, other items, all in another order: a row of one model is a wrong answer in the other.
 PEPNET = KnownModel(
     name="pepnet",
     domain_effects={"display": 0.7, "mailer": 0.6, "both": -0.9},
-    items={"dill": _item(0.9), "corn": _item(-0.4), "apple": _item(0.65)},
+    items={"dill": _item(0.9, "herbs"), "corn": _item(-0.4, "fresh"), "apple": _item(0.65, "fresh")},
     cold=_item(0.05),
     user_effects={user: -0.02 * i for i, user in enumerate(reversed(USERS))},
     loyalty_effects={"tin": 0.35, "gold": 0.1},
     store_effects={"8": 0.3},
     location_effects={"B": 0.4, "A": 0.1},
+    aisle_effects={"fresh": 0.12, "toys": -0.6, "herbs": 0.33},
+    price_effect=-0.2,
     hour_effect=-0.02,
     match_effect=-0.23,
+    match_aisle_effect=0.19,
     popularity_effect=0.15,
     store_popularity_effect=0.04,
 )

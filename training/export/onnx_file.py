@@ -1,4 +1,6 @@
-"""Writing the served graph as ONNX, a file for each domain. Knows nothing of manifests and item tables' files."""
+"""Writing the served graph, a file for each domain, and the item encoder as ONNX. Knows nothing of manifests and item
+tables' files.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,11 @@ import onnx
 import torch
 from onnx import numpy_helper
 from onnx.external_data_helper import convert_model_to_external_data
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.contract import served_inputs as names
-from service.contract.artefact import SCORER_WEIGHTS_FILE, scorer_file
+from service.contract.artefact import ITEM_ENCODER_FILE, SCORER_WEIGHTS_FILE, scorer_file
+from training.export.item_encoder import ItemEncoder
 from training.export.served_scorer import DOMAIN, INPUT_NAMES, ItemTableContent, ServedScorer
 
 OPSET = 20
@@ -56,24 +59,47 @@ def write_onnx(
         example[age] = torch.zeros(count, dtype=torch.int64)
         example[strength] = torch.zeros(count, dtype=torch.int64)  # one tensor would become one input
         shapes |= {name: {0: by_behavior} for name in (item, size, age, strength)}
+    graph = _traced(scorer, example, shapes, inputs=INPUT_NAMES, outputs=(names.LOGIT, names.PROBABILITY))
+    _drop_unread_inputs(graph.graph)
+    onnx.checker.check_model(graph, full_check=True)
+    return write_by_domain(folder, graph, domains)
+
+
+def write_item_encoder(folder: Path, encoder: ItemEncoder) -> None:
+    """Write the graph from item feature ids to table rows into an artefact's folder, for any number of items."""
+    example = {names.ITEM_FEATURE_IDS: torch.zeros(5, encoder.item.columns_count, dtype=torch.int64)}
+    shapes: dict[str, dict[int, object]] = {names.ITEM_FEATURE_IDS: {0: torch.export.Dim("items")}}
+    with torch.inference_mode():
+        widths = [row.shape[-1] for row in encoder.rows_of(*example.values())]
+    outputs = [n for n, width in zip((names.ITEM_SHARED, names.ITEM_BY_DOMAIN), widths, strict=True) if width]
+    graph = _traced(encoder, example, shapes, inputs=(names.ITEM_FEATURE_IDS,), outputs=outputs)
+    onnx.checker.check_model(graph, full_check=True)
+    onnx.save(graph, str(folder / ITEM_ENCODER_FILE))
+
+
+def _traced(
+    module: nn.Module,
+    example: dict[str, Tensor],
+    shapes: dict[str, dict[int, object]],
+    *,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> onnx.ModelProto:
     with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            scorer,
+            module,
             kwargs=example,
             dynamo=True,
             dynamic_shapes=shapes,
-            input_names=list(INPUT_NAMES),
-            output_names=[names.LOGIT, names.PROBABILITY],
+            input_names=list(inputs),
+            output_names=list(outputs),
             opset_version=OPSET,
             external_data=False,
             verbose=False,
         )
     assert program is not None
-    graph: onnx.ModelProto = program.model_proto
-    _drop_unread_inputs(graph.graph)
-    onnx.checker.check_model(graph, full_check=True)
-    return write_by_domain(folder, graph, domains)
+    return program.model_proto
 
 
 def write_by_domain(folder: Path, graph: onnx.ModelProto, domains: Sequence[str]) -> tuple[str, ...]:

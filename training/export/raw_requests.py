@@ -35,6 +35,7 @@ class RawRequests:
         self._exposures = bench.dataset.exposures
         spec = bench.dataset.spec
         self._context = [f.name for f in spec.features_of(Side.CONTEXT)]
+        self._item = [f.name for f in spec.features_of(Side.ITEM)]
         self._candidate = [f.name for f in spec.features_of(Side.CANDIDATE)]
 
     @cached_property
@@ -76,6 +77,10 @@ class RawRequests:
         cut_ms = int(cut_before_ms(np.array([at_ms]))[0])
         table = bench.popularity_counts.table_at(cut_ms).of_items(items.astype(np.uint32))
         return encode_popularity(table.renamed(bench.catalogue_ids))
+
+    def item_features_of(self, items: I64) -> list[dict[str, RawValue]]:
+        """Return the raw features of item rows, as a client would send those of an item that is new; none is row 0."""
+        return self._bench.dataset.items[items - 1].select(self._item).to_dicts()
 
     def _recent(self, user: str, at_ms: int, snapshot: Snapshot | None) -> bytes:
         """Return the user's recent list as it was just before the request."""

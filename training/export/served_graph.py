@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 
 from service.contract import served_inputs as names
-from service.contract.artefact import scorer_file
+from service.contract.artefact import ITEM_ENCODER_FILE, scorer_file
 from service.contract.catalogue import Catalogue
 from service.contract.golden import GoldenRequest, golden_feeds
-from service.contract.history import F32
+from service.contract.history import F32, I64
 from service.contract.manifest import Manifest, Precision
 from service.contract.served_inputs import Feeds, RequestEncoder, read_item_tables
 
@@ -30,15 +31,15 @@ class ServedGraph:
             ArtefactError: a table is missing or the tables do not fit each other.
         """
         self.manifest, self.precision, self._catalogue = manifest, precision, catalogue
-        self.encoder = RequestEncoder(manifest, read_item_tables(folder))
+        self.encoder = RequestEncoder(manifest, read_item_tables(folder), self.encode_items)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        self._sessions = {
-            domain: onnxruntime.InferenceSession(
-                folder / scorer_file(domain, precision), options, providers=["CPUExecutionProvider"]
-            )
-            for domain in manifest.domains
-        }
+
+        def session(name: str) -> onnxruntime.InferenceSession:
+            return onnxruntime.InferenceSession(folder / name, options, providers=["CPUExecutionProvider"])
+
+        self._sessions = {domain: session(scorer_file(domain, precision)) for domain in manifest.domains}
+        self._item_encoder = session(ITEM_ENCODER_FILE)
 
     def logits(self, request: GoldenRequest) -> F32:
         """Return the logits (N, T) of a request; what it expects is not read."""
@@ -55,6 +56,17 @@ class ServedGraph:
     def probabilities(self, domain: str, feeds: Feeds) -> F32:
         """Return the probabilities (N, T) of the tensors of a request in a domain."""
         return self._run(names.PROBABILITY, domain, feeds)
+
+    def encode_items(self, item_feature_ids: I64) -> tuple[F32, F32]:
+        """Return what tables would hold of items, shared (K, Ws) and by domain (M, K, Wd), from features (K, FI)."""
+        outputs = [node.name for node in self._item_encoder.get_outputs()]
+        made = self._item_encoder.run(outputs, {names.ITEM_FEATURE_IDS: item_feature_ids})
+        found = dict(zip(outputs, made, strict=True))
+        domains, items = len(self.manifest.domains), len(item_feature_ids)
+        return (
+            found.get(names.ITEM_SHARED, np.zeros((items, 0), np.float32)),
+            found.get(names.ITEM_BY_DOMAIN, np.zeros((domains, items, 0), np.float32)),
+        )
 
     def _run(self, output: str, domain: str, feeds: Feeds) -> F32:
         read = {name: feeds[name] for name in self.manifest.graph_inputs}

@@ -114,11 +114,10 @@ class ServedScorer(nn.Module):
         with torch.inference_mode():
             for rows in torch.arange(len(model.item_ids)).split(TABLE_CHUNK_ROWS):
                 embedding = model.embed_items(rows)
+                for_all, for_each = self.item_rows(embedding)
+                shared.append(for_all.numpy())
+                by_domain.append(for_each.numpy())
                 interests = self._interests()
-                columns = [module.item_columns(embedding) for module in interests.values()]
-                shared.append(torch.cat([*columns, self.backbone.item_columns(embedding)], dim=-1).numpy())
-                per_domain = self.backbone.item_columns_by_domain(embedding)
-                by_domain.append(per_domain.expand(self.domains_count, -1, -1).numpy())
                 for part, tables in history.items():
                     of_part = [interests[name].history_columns(embedding) for name in self.readers(part)]
                     tables.append(torch.cat(of_part, dim=-1).numpy())
@@ -130,6 +129,15 @@ class ServedScorer(nn.Module):
                 for part, tables in history.items()
             },
             match_keys(levels, model.item_ids.numpy(), item_features),
+        )
+
+    def item_rows(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is stored per item for when it is a candidate, shared (I, Ws) and by domain (M, I, Wd)."""
+        columns = [module.item_columns(embedding) for module in self._interests().values()]
+        by_domain = self.backbone.item_columns_by_domain(embedding)
+        return (
+            torch.cat([*columns, self.backbone.item_columns(embedding)], dim=-1),
+            by_domain.expand(self.domains_count, -1, -1),
         )
 
     def forward(

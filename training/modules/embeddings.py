@@ -53,6 +53,16 @@ class FeatureEmbeddings(nn.Module):
         assert isinstance(table, nn.Embedding)
         return table.weight[rows]
 
+    def without_values_of(self, name: str) -> FeatureEmbeddings:
+        """Return the same embeddings, but that of one feature the unknown value only is left."""
+        widths = {own: where.stop - where.start for own, where in self.slices.items()}
+        kept = {own: self.table_of(own)[: 1 if own == name else None] for own in self.names}
+        made = FeatureEmbeddings({own: len(rows) for own, rows in kept.items()}, widths)
+        with torch.no_grad():
+            for own, rows in kept.items():
+                made.table_of(own).copy_(rows)
+        return made
+
     def forward(self, ids: Tensor) -> Tensor:
         """Embed ids (..., F) to (..., width)."""
         if not self.names:

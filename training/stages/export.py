@@ -1,4 +1,6 @@
-"""export: a trained model as the served graph and its item tables. Not yet an artefact: `verify` seals it."""
+"""export: a trained model as the served graph, its item tables and the item encoder. Not yet an artefact: `verify`
+seals it.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,12 @@ import orjson
 from service.contract import artefact
 from service.contract.catalogue import catalogue_bytes
 from service.contract.features import Side
+from service.contract.match import match_key_ends
 from service.contract.served_inputs import rows_by_catalogue_id
 from training.data.encoded import COUNTED_SIDES
 from training.export.int8_file import write_int8
-from training.export.onnx_file import write_onnx
+from training.export.item_encoder import ItemEncoder
+from training.export.onnx_file import write_item_encoder, write_onnx
 from training.export.served_scorer import ServedScorer
 from training.progress import Progress
 from training.stages.train import load_model
@@ -24,7 +28,7 @@ GRAPH_FILE = "graph.json"
 
 
 def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[str, object]:
-    """Write the graphs and the item tables, keyed by catalogue ids."""
+    """Write the graphs, and the item tables keyed by catalogue ids."""
     trained = load_model(bench, model, progress)
     config = bench.config.models[model]
     features = bench.features_of(config)
@@ -46,8 +50,15 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
     )
     if "int8" in bench.config.export.variants and not write_int8(out, bench.domains_of(config)):
         progress.say("int8: left out, the graph has no product that is large enough to gain by it")
+    write_item_encoder(out, ItemEncoder(trained, scorer).eval())
     (out / GRAPH_FILE).write_bytes(
-        orjson.dumps({"inputs": inputs, "catalogue": bench.catalogue.ref().model_dump()})
+        orjson.dumps(
+            {
+                "inputs": inputs,
+                "match_key_ends": match_key_ends(tables.match_keys),
+                "catalogue": bench.catalogue.ref().model_dump(),
+            }
+        )
     )
     report = out / artefact.REPORT_FOLDER
     report.mkdir()

@@ -1,9 +1,10 @@
 """verify: the gates an export must pass, and the seal that makes it an artefact.
 
-Three gates, on real requests over all domains, numbers of candidates and lengths of history: torch and ONNX
-Runtime agree, in each domain on every item there is too; a score does not depend on the other candidates; and
-the golden requests replay. What fails is not sealed, so it can neither be published nor loaded. A variant of less
-precision has a gate of its own, and one that fails is left out.
+Four gates, on real requests over all domains, numbers of candidates and lengths of history: torch and ONNX
+Runtime agree, in each domain on every item there is too, and on items that are told by their features as if the
+catalogue lacked them; a score does not depend on the other candidates; the item encoder makes of features what torch
+makes of them; and the golden requests replay. What fails is not sealed, so it can neither be published nor loaded. A
+variant of less precision has a gate of its own, and one that fails is left out.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ from service.contract.served_inputs import BEHAVIOR_ITEM, RECENT_ITEM
 from training.data.batch import PartIds
 from training.data.encoded import EncodedData, nothing_counted_ids
 from training.errors import StageError
+from training.export.item_encoder import new_item_features
+from training.export.new_items import ROW_DIFFERENCE_LIMIT, encoded_rows_difference, with_new_items
 from training.export.parity import LOGIT_DIFFERENCE_LIMIT, draw_cases, reference_logits
 from training.export.raw_requests import Case, RawRequests
 from training.export.served_graph import ServedGraph
+from training.export.served_scorer import ServedScorer
 from training.export.variants import compared, refusals, requests_of_test_weeks
 from training.fit import batch_builder, probabilities
 from training.model import CtrModel
@@ -61,7 +65,7 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
     folder = out / ARTEFACT_FOLDER
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("stage.json", GRAPH_FILE))
     metrics = orjson.loads((folder / REPORT_FOLDER / METRICS_FILE).read_bytes())
-    draft = _draft(bench, model, tuple(graph["inputs"]), metrics)
+    draft = _draft(bench, model, tuple(graph["inputs"]), tuple(graph["match_key_ends"]), metrics)
     served = ServedGraph(folder, bench.catalogue, draft)
     data = bench.encoded_for(bench.config.models[model], progress)
     trained = load_model(bench, model, progress)
@@ -83,10 +87,20 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
             if number % max(1, len(cases) // GOLDEN_COUNT) == 0:
                 golden.append(_with_probability(request, expected, draft.tasks))
             advance(1)
+    one_of_each_domain = {int(data.domain[c.request]): c for c in sorted(cases, key=lambda c: len(c.rows))}
+    for case in one_of_each_domain.values():
+        request, expected = with_new_items(case, trained, data, raw)
+        got = served.logits(request)
+        parity = _larger(parity, got - expected)
+        independence = _larger(independence, _dependence(served, request, got, rng))
+        rows_count += len(expected)
+        golden.append(_with_probability(request, expected, draft.tasks))
+    scorer = ServedScorer(trained, draft.tasks, len(draft.domains)).eval()
+    items = 1 + rng.permutation(len(data.item_ids) - 1)[:ITEMS_AT_ONCE]
+    rows_off = encoded_rows_difference(served, scorer, trained, data, raw, items)
     cold, expected = _cold_start(cases[0], golden[0], trained, data)
     parity = _larger(parity, served.logits(cold) - expected)
     golden.append(_with_probability(cold, expected, draft.tasks))
-    one_of_each_domain = {int(data.domain[case.request]): case for case in cases}
     with progress.task("every item", total=len(one_of_each_domain) * len(data.item_ids)) as advance:
         for case in one_of_each_domain.values():
             for got, expected in _every_item(case, served, trained, bench, data, raw):
@@ -95,6 +109,7 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
                 advance(len(expected))
     _gate("torch and ONNX Runtime differ by", parity)
     _gate("a score changes with the other candidates by", independence)
+    _gate("the item encoder and torch differ by", rows_off, ROW_DIFFERENCE_LIMIT, "in a table's row")
     write_golden(folder, golden)
     passed, said = _variants(bench, folder, served, data, golden, progress)
     draft = draft.model_copy(update={"variants": passed})
@@ -124,6 +139,7 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
         "rows": rows_count,
         "logit_difference_max": f"{parity:.1e}",
         "independence_max": f"{independence:.1e}",
+        "encoded_rows_difference_max": f"{rows_off:.1e}",
         "golden": len(golden),
         **said,
     }
@@ -248,14 +264,20 @@ def _with_probability(request: GoldenRequest, logits: F32, tasks: Sequence[TaskS
     return request.model_copy(update={"probability": tuple(map(tuple, p.tolist()))})
 
 
-def _gate(what: str, difference: float) -> None:
-    if not difference <= LOGIT_DIFFERENCE_LIMIT:  # NaN too
-        raise StageError(
-            f"{what} {difference:.2e} in logits, the limit is {LOGIT_DIFFERENCE_LIMIT:.0e}: not sealed"
-        )
+def _gate(
+    what: str, difference: float, limit: float = LOGIT_DIFFERENCE_LIMIT, where: str = "in logits"
+) -> None:
+    if not difference <= limit:  # NaN too
+        raise StageError(f"{what} {difference:.2e} {where}, the limit is {limit:.0e}: not sealed")
 
 
-def _draft(bench: Workbench, model: str, inputs: tuple[str, ...], metrics: list[dict[str, Any]]) -> Manifest:
+def _draft(
+    bench: Workbench,
+    model: str,
+    inputs: tuple[str, ...],
+    match_key_ends: tuple[int, ...],
+    metrics: list[dict[str, Any]],
+) -> Manifest:
     """Return the manifest but for what sealing adds. `metrics` are those that the export carries."""
     spec, config = bench.dataset.spec, bench.config
     chosen, limits = config.models[model], config.history.limits
@@ -277,7 +299,8 @@ def _draft(bench: Workbench, model: str, inputs: tuple[str, ...], metrics: list[
         domains=bench.domains_of(chosen),
         tasks=bench.tasks_of(chosen),
         features=tuple(f for f in features if f.side is not Side.ITEM),
-        item_features=tuple(f.name for f in features if f.side is Side.ITEM),
+        item_features=new_item_features(features),
+        match_key_ends=match_key_ends,
         history=limits,
         items_count=len(bench.catalogue_ids),
         graph_inputs=inputs,

@@ -73,8 +73,9 @@ ids = st.sampled_from(["apple", "corn", "u1", "new"]) | st.integers(-2, 2**64 + 
 contexts = st.dictionaries(
     st.sampled_from(["store_id", "location", "hour_of_day", "user_id"]) | text, scalars
 )
+features = st.dictionaries(st.sampled_from(["aisle", "price", "item_id"]) | text, scalars)
 candidates = ids | st.fixed_dictionaries(
-    {"item_id": ids}, optional={"context": contexts, "features": anything}
+    {"item_id": ids}, optional={"context": contexts, "features": features | anything}
 )
 score_bodies = st.fixed_dictionaries(
     {"user_id": ids, "candidates": st.lists(candidates, max_size=6) | anything},

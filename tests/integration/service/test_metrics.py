@@ -56,9 +56,20 @@ async def test_scored_requests_are_counted_by_model_arm_stage_and_candidates(wor
     assert metrics["twinstar_unknown_items_total"] == len(USERS)
 
 
+async def test_items_scored_from_their_features_are_counted_apart_from_unknown_ones(worlds: Worlds) -> None:
+    async with worlds("memory://") as world:
+        new = {"item_id": "new", "features": {"aisle": "fresh"}}
+        for candidates in ([new, "apple", new, "cold"], ["apple"], [{**new, "item_id": "apple"}]):
+            await world.score({"user_id": "u1", "candidates": candidates})
+        metrics = await metrics_of(world)
+    assert metrics["twinstar_encoded_items_total"] == 2
+    assert metrics["twinstar_unknown_items_total"] == 1
+
+
 async def test_no_id_of_a_user_or_item_is_a_label(world: World) -> None:
     await world.score({"user_id": "canary-user", "candidates": ["canary-item"]}, "canary-domain")
-    await world.score({"user_id": "canary-user", "candidates": ["canary-item"]})
+    new = {"item_id": "canary-item", "features": {"canary-name": "canary-value", "aisle": "fresh"}}
+    await world.score({"user_id": "canary-user", "candidates": ["canary-item", new]})
     await world.client.get("/canary-path")
     assert "canary" not in (await world.client.get("/metrics")).text
 

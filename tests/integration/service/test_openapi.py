@@ -19,7 +19,7 @@ from tests.integration.service.test_refusals import INVALID as INVALID_SCORES
 pytestmark = pytest.mark.anyio
 
 # What depends on settings or on the model routed to, a schema cannot know.
-BEYOND_A_SCHEMA = {"too many candidates", "task unknown", "too many"}
+BEYOND_A_SCHEMA = {"too many candidates", "too many candidates with features", "task unknown", "too many"}
 # JSON numbers that pydantic takes in a union with float, and msgspec refuses.
 LAXER = {"context integer over 64 bits", "context integer under 64 bits"}
 
@@ -108,7 +108,9 @@ async def test_docs_are_there(worlds: Worlds) -> None:
 def test_the_schema_of_scores_refuses_what_the_decoder_refuses(name: str) -> None:
     content, _ = INVALID_SCORES[name]
     with pytest.raises(InvalidRequest):
-        decode_score(_json(content), candidates_max_count=0 if name in BEYOND_A_SCHEMA else 50)
+        decode_score(
+            _json(content), candidates_max_count=0 if name in BEYOND_A_SCHEMA else 50, new_items_max_count=10
+        )
     if name not in BEYOND_A_SCHEMA | LAXER:
         with pytest.raises(ValidationError):
             schema.ScoreBody.model_validate_json(_json(content))

@@ -34,7 +34,8 @@ def assert_problem(response: httpx.Response, status: int, name: str) -> dict[str
 @pytest.fixture
 async def small_world(worlds: Worlds) -> AsyncIterator[World]:
     """A service that takes little, without a store process."""
-    async with worlds("memory://", candidates_max_count=50, body_max_bytes=4096) as running_world:
+    limits = {"candidates_max_count": 50, "new_items_max_count": 10, "body_max_bytes": 4096}
+    async with worlds("memory://", **limits) as running_world:
         yield running_world
 
 
@@ -67,7 +68,15 @@ INVALID: dict[str, tuple[Any, str]] = {
         body(candidates=[{"item_id": "a", CANARY: 1}]),
         "body.candidates[0]",
     ),
-    "candidate with features": (body(candidates=[{"item_id": "a", "features": {}}]), "body.candidates[0]"),
+    "features null": (body(candidates=[{"item_id": "a", "features": None}]), "body.candidates[0].features"),
+    "feature nested": (
+        body(candidates=["a", {"item_id": "a", "features": {"aisle": ["fresh"]}}]),
+        "body.candidates[1].features[...]",
+    ),
+    "too many candidates with features": (
+        body(candidates=[{"item_id": "a", "features": {"aisle": "fresh"}}] * 11),
+        "body.candidates",
+    ),
     "user missing": (body(user_id=...), "body"),
     "user null": (body(user_id=None), "body.user_id"),
     "user empty": (body(user_id=""), "body.user_id"),

@@ -80,7 +80,7 @@ def test_an_artefact_names_the_domains_and_features_of_its_model_alone(
     kept = bench.features_of(sealed.models[name])
     assert not {f.name for f in kept} & left_out and not {f.side.value for f in kept} & left_out
     assert manifest.features == tuple(f for f in kept if f.side is not Side.ITEM)
-    assert manifest.item_features == tuple(f.name for f in kept if f.side is Side.ITEM)
+    assert [f.name for f in manifest.item_features] == [f.name for f in kept if f.side is Side.ITEM]
 
 
 def test_an_artefact_asks_for_raw_behaviors_only_where_its_graph_reads_them(sealed: PipelineConfig) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import orjson
 import polars as pl
 import pytest
-from onnx import TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper, save_model
 
 from service.app import create_app
 from service.contract import artefact, served_inputs
@@ -29,7 +29,7 @@ from service.contract.features import FeatureSpec, Side
 from service.contract.golden import write_golden
 from service.contract.history import Behaviors, HistoryLimits, Snapshot, encode_snapshot
 from service.contract.manifest import Manifest, Parity, TaskSpec
-from service.contract.match import match_keys
+from service.contract.match import match_key_ends, match_keys
 from service.contract.popularity import cut_before_ms, decode_popularity, encode_popularity
 from service.contract.statistics import StatisticsEncoder
 from service.contract.store_keys import encode_user_features
@@ -46,6 +46,7 @@ from training.data.dataset import Dataset
 from training.data.encoded import EncodedData, behaviors_by_user, encode_dataset, history_of, item_rows
 from training.data.popularity import PopularityCounts, popularity_levels
 from training.data.vocabulary import build_features
+from training.export.item_encoder import new_item_features
 from training.export.onnx_file import write_by_domain
 from training.export.raw_requests import with_catalogue_ids
 from training.export.served_scorer import ItemTableContent
@@ -122,6 +123,29 @@ def year_of(dataset: Dataset, *, limits: HistoryLimits, before_end_days: int) ->
     return Year(dataset, features, catalogue, ids, at_ms, limits, snapshots, behaviors, popularity, data)
 
 
+def item_encoder(domains_count: int) -> ModelProto:
+    """Return an item encoder whose rows are as wide as the tables, and say nothing."""
+    ids, zeros = served_inputs.ITEM_FEATURE_IDS, np.zeros((domains_count, 1, 1), np.float32)
+    first = numpy_helper.from_array(np.array([0]), "first")
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", [ids, "first"], ["column"], axis=1),
+            helper.make_node("Cast", ["column"], [served_inputs.ITEM_SHARED], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [served_inputs.ITEM_SHARED, "zeros"], [served_inputs.ITEM_BY_DOMAIN]),
+        ],
+        "items",
+        [helper.make_tensor_value_info(ids, TensorProto.INT64, ["K", "F"])],
+        [
+            helper.make_tensor_value_info(served_inputs.ITEM_SHARED, TensorProto.FLOAT, ["K", 1]),
+            helper.make_tensor_value_info(
+                served_inputs.ITEM_BY_DOMAIN, TensorProto.FLOAT, [domains_count, "K", 1]
+            ),
+        ],
+        [first, numpy_helper.from_array(zeros, "zeros")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
 def write_registry(year: Year, folder: Path) -> Path:
     """Write a registry whose one model has the dataset's features and a graph that reads next to nothing.
 
@@ -150,6 +174,7 @@ def write_registry(year: Year, folder: Path) -> Path:
     )
     opsets = [helper.make_opsetid("", 17)]
     write_by_domain(work, helper.make_model(graph, opset_imports=opsets, ir_version=8), domains)
+    save_model(item_encoder(len(domains)), work / artefact.ITEM_ENCODER_FILE)
     write_golden(work, [])
     manifest = artefact.seal_artefact(
         work,
@@ -164,7 +189,8 @@ def write_registry(year: Year, folder: Path) -> Path:
             domains=domains,
             tasks=(TaskSpec(name="click"),),
             features=tuple(f for f in year.features if f.side is not Side.ITEM),
-            item_features=(),
+            item_features=new_item_features(year.features),
+            match_key_ends=match_key_ends(tables.match_keys),
             history=year.limits,
             items_count=rows_count,
             graph_inputs=(served_inputs.ITEM_SHARED,),
@@ -245,7 +271,7 @@ async def check_request(year: Year, runtime: Runtime, request: int, rows: np.nda
             ],
         }
     )
-    decoded = decode_score(body, candidates_max_count=5000)
+    decoded = decode_score(body, candidates_max_count=5000, new_items_max_count=10)
     domain = exposures["domain"][0]
     way = route(runtime.serving, domain=domain, user_id=decoded.user_id, tasks=None)
     assert decoded.at_ms == at_ms

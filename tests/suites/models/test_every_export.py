@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 from service.contract import served_inputs as names
-from service.contract.artefact import SCORER_WEIGHTS_FILE, scorer_file
+from service.contract.artefact import ITEM_ENCODER_FILE, SCORER_WEIGHTS_FILE, scorer_file
 from service.contract.features import Side
 from service.contract.history import F32
 from service.contract.manifest import Precision
@@ -29,7 +30,8 @@ from tests.suites.models.built import (
 )
 from training.data.encoded import COUNTED_SIDES, EncodedData
 from training.export import int8_file
-from training.export.onnx_file import write_onnx
+from training.export.item_encoder import ItemEncoder
+from training.export.onnx_file import write_item_encoder, write_onnx
 from training.export.parity import reference_logits
 from training.export.raw_requests import Case
 from training.export.served_scorer import DOMAIN, INPUT_NAMES, ServedScorer
@@ -84,6 +86,7 @@ def export(model: CtrModel, data: EncodedData, folder: Path) -> Exported:
         user_features=sum(f.side in (Side.USER, Side.CONTEXT) for f in data.features),
         candidate_features=sum(f.side in (Side.CANDIDATE, *COUNTED_SIDES) for f in data.features),
     )
+    write_item_encoder(folder, ItemEncoder(model, scorer).eval())
     return Exported(model, item_tables(content), folder, inputs, sessions_of(folder, data))
 
 
@@ -173,6 +176,29 @@ def test_a_given_tasks_probability_is_the_product(
         np.testing.assert_allclose(p[:, 1], click / (1 + np.exp(-logit[:, 1].astype(np.float64))), atol=1e-6)
         np.testing.assert_allclose(p, probabilities(logit, TASKS), atol=1e-6)
         assert bool((p[:, 1] <= p[:, 0]).all()) and bool((p >= 0).all()) and bool((p <= 1).all())
+
+
+def test_the_item_encoder_makes_the_rows_of_the_tables(exported: Exported, data: EncodedData) -> None:
+    """Of items whose id is unknown, in any number; hashes of the stirred models are of items far from any plane."""
+    ids = data.item_ids.copy()
+    ids[:, [f.name == "item_id" for f in data.features if f.side is Side.ITEM]] = 0
+    scorer = ServedScorer(exported.model, TASKS, len(data.domains)).eval()
+    with torch.inference_mode():
+        expected = [rows.numpy() for rows in scorer.item_rows(exported.model.item(torch.from_numpy(ids)))]
+    path = exported.folder / ITEM_ENCODER_FILE
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    wanted = {
+        n: rows
+        for n, rows in zip((names.ITEM_SHARED, names.ITEM_BY_DOMAIN), expected, strict=True)
+        if rows.size
+    }
+    assert {node.name: node.shape[-1] for node in session.get_outputs()} == {
+        name: rows.shape[-1] for name, rows in wanted.items()
+    }
+    for places in ([0], [3, 1], [*range(len(ids))]):
+        for name, rows in wanted.items():
+            (got,) = session.run([name], {names.ITEM_FEATURE_IDS: ids[places]})
+            np.testing.assert_allclose(got, rows[..., places, :], rtol=1e-5, atol=1e-5)
 
 
 def test_inputs_are_the_contracts(exported: Exported) -> None:

@@ -47,7 +47,7 @@ def test_every_request_asks_for_its_candidates_in_its_form(registry):
         head, _, body = cell.request.partition(b"\r\n\r\n")
         form = Form.JSON if cell.form == "JSON" else Form.MSGPACK
         assert f"Content-Length: {len(body)}".encode() in head
-        request = decode_score(body, form, candidates_max_count=500)
+        request = decode_score(body, form, candidates_max_count=500, new_items_max_count=10)
         assert len(request.item_ids) == cell.n
         assert set(request.item_ids) <= set(CATALOGUE_ITEMS)
         with_features = {name for context in request.candidate_contexts for name in context}

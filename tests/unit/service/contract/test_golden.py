@@ -14,10 +14,17 @@ from service.contract.catalogue import Catalogue
 from service.contract.errors import ArtefactError, ContractError
 from service.contract.features import FeatureSpec, Side
 from service.contract.golden import GoldenCandidate, GoldenRequest, read_golden, replay_golden, write_golden
-from service.contract.history import Behaviors, Snapshot, encode_behavior, encode_snapshot
+from service.contract.history import F32, I64, Behaviors, Snapshot, encode_behavior, encode_snapshot
 from service.contract.match import match_keys
 from service.contract.popularity import encode_popularity
-from service.contract.served_inputs import PARTS, Feeds, ItemTables, RequestEncoder, rows_by_catalogue_id
+from service.contract.served_inputs import (
+    PARTS,
+    EncodeItems,
+    Feeds,
+    ItemTables,
+    RequestEncoder,
+    rows_by_catalogue_id,
+)
 from service.contract.statistics import statistics_features
 from tests.support.slow_statistics import counts_of, ids_of, popularity_of
 from tests.unit.service.contract.made import golden_bytes, manifest
@@ -58,7 +65,12 @@ def test_bytes_are_the_stores_in_memory_and_base64_in_the_file(tmp_path: Path) -
     assert base64.urlsafe_b64decode(stored) == golden_bytes("recent_list_v1")
 
 
-def replay(folder: Path, probability: list[list[float]], *features: FeatureSpec) -> tuple[int, list[Feeds]]:
+def replay(
+    folder: Path,
+    probability: list[list[float]],
+    *features: FeatureSpec,
+    encode_items: EncodeItems | None = None,
+) -> tuple[int, list[Feeds]]:
     seen: list[Feeds] = []
 
     def run(domain: str, feeds: Feeds) -> np.ndarray:
@@ -68,9 +80,13 @@ def replay(folder: Path, probability: list[list[float]], *features: FeatureSpec)
 
     catalogue = Catalogue("items", ["a", "b"])
     reader = manifest()
-    reader = reader.model_copy(update={"features": (*reader.features, *features)})
+    reader = reader.model_copy(update={"features": (*reader.features, *features), "match_key_ends": ()})
     return replay_golden(
-        folder, manifest=reader, catalogue=catalogue, encoder=RequestEncoder(reader, tables()), run=run
+        folder,
+        manifest=reader,
+        catalogue=catalogue,
+        encoder=RequestEncoder(reader, tables(), encode_items),
+        run=run,
     ), seen
 
 
@@ -83,6 +99,19 @@ def test_replay_lays_the_request_out_with_its_history(tmp_path: Path) -> None:
     assert feeds["candidate_ids"].tolist() == [[1], [0]]
     assert feeds["cluster_size"].tolist() == [20, 1, 3, 1]
     assert feeds["recent_size"].tolist() == [1, 1, 1]
+
+
+def test_replay_encodes_an_item_without_a_row_from_its_features(tmp_path: Path) -> None:
+    new = GoldenCandidate(item_id="?", context={}, features={"brand": "y"})
+    write_golden(tmp_path, [REQUEST.model_copy(update={"candidates": (REQUEST.candidates[0], new)})])
+
+    def encode_items(ids: I64) -> tuple[F32, F32]:
+        rows = 100 * ids[:, 1:].astype(np.float32)
+        return rows, np.stack([rows, rows + 1])
+
+    _, (feeds,) = replay(tmp_path, [[0.5, 0.25], [0.125, 0.0001]], encode_items=encode_items)
+    assert feeds["item_shared"].tolist() == [[2], [200]]
+    assert feeds["item_by_domain"].tolist() == [[12], [201]]
 
 
 def test_replay_counts_what_the_life_cycle_and_everyone_did(tmp_path: Path) -> None:

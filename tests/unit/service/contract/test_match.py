@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.contract.history import AGE_S_MAX, ItemCounts
-from service.contract.match import ANY, MatchTable, match_keys
+from service.contract.match import ANY, MatchTable, match_key_ends, match_keys, new_item_keys
 from tests.support.slow_statistics import (
     RELATIVE_TOLERANCE,
     STATISTICS,
@@ -193,3 +193,44 @@ def test_keys_have_a_row_an_item_and_a_column_a_level() -> None:
     assert keys.tolist() == [[0, 9, 0], [7, 9, 10], [7, 9, 11], [8, 9, 12], [0, 9, 13]]
     assert keys.dtype == np.int32 and keys.flags.c_contiguous
     assert match_keys((), ITEM_IDS, ITEM_FEATURES).shape == (5, 0)
+
+
+ENDS = match_key_ends(match_keys(LEVELS, ITEM_IDS, ITEM_FEATURES))
+
+
+@settings(max_examples=200)
+@given(entries_of, st.lists(st.tuples(rows, st.booleans()), min_size=1, max_size=6))
+def test_an_item_without_a_row_matches_as_one_of_its_features_does_but_never_as_itself(
+    entries: list[Entry], candidates: list[tuple[int, bool]]
+) -> None:
+    """Each candidate stands in its row, or brings the features of that row in place of it."""
+    table, counts = MatchTable(match_keys(LEVELS, ITEM_IDS, ITEM_FEATURES)), counts_of(entries)
+    alike = [row for row, _ in candidates]
+    places = np.flatnonzero([new for _, new in candidates])
+    keys = new_item_keys(LEVELS, ITEM_IDS[[alike[i] for i in places]], ITEM_FEATURES, ends=ENDS)
+    found = table.counted(
+        counts.item.astype(np.int64),
+        counts,
+        np.array([0 if new else row for row, new in candidates]),
+        own_keys=(places, keys),
+    )
+    expected = slow(entries, alike)
+    for place in places.tolist():
+        expected["item_id"][place] = statistics_of(())
+    assert_same(by_name(dense(found, len(candidates), len(LEVELS))), expected)
+
+
+def test_ends_are_the_last_keys_of_each_level() -> None:
+    assert ENDS == (1, 5, 13, 14)
+    nobody_has_any = np.zeros((3, 1), np.int64)
+    assert match_key_ends(match_keys(("brand", ANY), nobody_has_any, ("brand",))) == (0, 1)
+    assert match_key_ends(match_keys((), ITEM_IDS, ITEM_FEATURES)) == ()
+
+
+def test_a_value_that_no_item_has_is_no_key_of_the_next_level() -> None:
+    ids = np.array(
+        [[9, 0, 2], [8, 0, 1], [0, 0, 0], [10**6, 0, 10**6]]
+    )  # 8 is the last brand, 1 the last type
+    keys = new_item_keys(LEVELS, ids, ITEM_FEATURES, ends=ENDS)
+    assert keys.tolist() == [[1, 0, 0, 0], [1, 0, 13, 14], [1, 0, 0, 0], [1, 0, 0, 0]]
+    assert keys.dtype == np.int32

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from service.contract import artefact, served_inputs
 from service.contract.errors import ArtefactError
 from service.contract.features import FeatureSpec, RawValue, Side
-from service.contract.history import Behaviors, History, HistoryLimits, build_history
+from service.contract.history import F32, I64, Behaviors, History, HistoryLimits, build_history
 from service.contract.match import ANY, match_keys
 from service.contract.popularity import Popularity
 from service.contract.served_inputs import (
@@ -293,6 +293,81 @@ def test_no_candidates_have_ids_of_no_rows() -> None:
     assert counted(counting(*MATCH, *POPULARITY), [], history_of((5, 1)), {}) == []
 
 
+def encode_items(ids: I64) -> tuple[F32, F32]:
+    """Return rows that say what features they were made of: the brand's id a hundred times, and by domain."""
+    brand = 100 * ids[:, 1:].astype(np.float32)
+    return brand * np.ones((1, 2), np.float32), np.stack([brand + 1, brand + 2])
+
+
+def encoding_items() -> RequestEncoder:
+    plain = manifest()
+    return RequestEncoder(
+        plain.model_copy(update={"features": (*plain.features, *MATCH)}), tables(), encode_items
+    )
+
+
+def test_items_without_a_row_are_encoded_from_the_features_that_the_model_knows() -> None:
+    encoder = encoding_items()
+    features: dict[int, dict[str, RawValue]] = {
+        4: {"brand": "y", "colour": "red"},
+        0: {"brand": "x"},
+        1: {"brand": "x"},  # has a row
+        2: {"brand": "unheard of", "item_id": "a", "colour": "red"},  # nothing of it is known
+        5: {},
+    }
+    made = encoder.new_items(np.array([0, 2, 0, 0, 0, 0], np.int32), features)
+    assert made is not None
+    assert made.places.tolist() == [4, 0]
+    assert made.shared.tolist() == [[200, 200], [100, 100]]
+    assert made.by_domain.tolist() == [[[201], [101]], [[202], [102]]]
+    assert made.match_keys.tolist() == [[1, 0, 0], [1, 0, 5]]  # no item of the tables is of brand y
+
+
+@pytest.mark.parametrize(
+    "features", [{}, {0: {"brand": "x"}}, {1: {}}, {1: {"brand": None}}, {1: {"brand": 7, "item_id": "a"}}]
+)
+def test_without_a_known_feature_of_an_item_without_a_row_nothing_is_encoded(
+    features: dict[int, dict[str, RawValue]],
+) -> None:
+    rows = np.array([3, 0], np.int32)
+    assert encoding_items().new_items(rows, features) is None
+    assert RequestEncoder(manifest(), tables()).new_items(rows, {1: {"brand": "x"}}) is None
+
+
+def test_a_request_has_the_encoded_rows_in_the_places_of_its_new_items() -> None:
+    encoder, ids = encoding_items(), np.array([77, 5, 77, 77], np.uint32)
+    rows = encoder.tables.rows_of(ids)
+    features: dict[int, dict[str, RawValue]] = {2: {"brand": "y"}, 0: {"brand": "x"}}
+    made = encoder.encode(
+        "display",
+        user_id="u1",
+        user_features={},
+        context={},
+        candidates=ids,
+        rows=rows,
+        candidate_contexts=[{}] * 4,
+        history=history_of((5, 3), (9, 5)),  # brand x, and an unknown one
+        popularity=Popularity.empty(),
+        at_ms=0,
+        new_items=encoder.new_items(rows, features),
+    )
+    assert made["item_shared"].tolist() == [[100, 100], [1, 1], [200, 200], [0, 0]]
+    assert made["item_by_domain"].tolist() == [[102], [21], [202], [20]]
+    everything = {ANY: [3, 5]}
+    for found, of_levels in zip(
+        made["candidate_ids"][:, 1:].tolist(),
+        (
+            everything | {"brand": [3]},
+            everything | {"brand": [3], "item_id": [3]},
+            everything,
+            everything,
+        ),
+        strict=True,
+    ):
+        check_ids(found, MATCH, of_levels)
+    assert encoder.tables.shared.tolist() == tables().shared.tolist()  # which are left as they are
+
+
 TABLES = {
     "shared": artefact.ITEM_SHARED_FILE,
     "by_domain": artefact.ITEM_BY_DOMAIN_FILE,
@@ -372,7 +447,7 @@ def test_rows_past_the_tables_are_refused(tmp_path: Path, row: int) -> None:
 
 def test_tensor_names_are_distinct() -> None:
     names = [v for k, v in vars(served_inputs).items() if k.isupper() and isinstance(v, str)]
-    assert len(set(names)) == len(names) == 18
+    assert len(set(names)) == len(names) == 19
 
 
 def test_rows_that_do_not_end_in_the_cold_start_row_are_refused(tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ values = (
     | st.text(st.characters(codec="utf-8"), max_size=8)
 )
 contexts = st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=8), values, max_size=3)
-candidates = ids | st.fixed_dictionaries({"item_id": ids}, optional={"context": contexts})
+candidates = ids | st.fixed_dictionaries(
+    {"item_id": ids}, optional={"context": contexts, "features": contexts}
+)
 bodies = st.fixed_dictionaries(
     {"user_id": ids, "candidates": st.lists(candidates, min_size=1, max_size=6)},
     optional={
@@ -40,11 +42,12 @@ bodies = st.fixed_dictionaries(
 @given(content=bodies)
 def test_both_forms_decode_to_what_a_plain_reading_gives(content: dict[str, Any]) -> None:
     for form, encode in ENCODE.items():
-        decoded = decode_score(encode(content), form, candidates_max_count=10)
+        decoded = decode_score(encode(content), form, candidates_max_count=10, new_items_max_count=10)
         objects = [c if isinstance(c, dict) else {"item_id": c} for c in content["candidates"]]
         assert decoded.user_id == str(content["user_id"])
         assert decoded.item_ids == [str(c["item_id"]) for c in objects]
         assert decoded.candidate_contexts == [c.get("context", {}) for c in objects]
+        assert decoded.item_features == {i: c["features"] for i, c in enumerate(objects) if "features" in c}
         assert decoded.context == content.get("context", {})
         assert decoded.tasks == content.get("tasks")
         assert decoded.at_ms == content.get("at_ms")
@@ -59,7 +62,7 @@ def test_any_bytes_are_a_request_or_refused(content: bytes) -> None:
 
 
 def decode_score_of_at_most_10(content: bytes, form: Form) -> None:
-    decode_score(content, form, candidates_max_count=10)
+    decode_score(content, form, candidates_max_count=10, new_items_max_count=10)
 
 
 def decode_batch_of_at_most_10(content: bytes, form: Form) -> None:
@@ -74,8 +77,8 @@ def test_the_requests_of_a_batch_decode_as_alone(form: Form) -> None:
     ]
     parts = decode_batch(ENCODE[form]({"requests": contents}), form, requests_max_count=2)
     for part, content in zip(parts, contents, strict=True):
-        alone = decode_score(ENCODE[form](content), form, candidates_max_count=10)
-        assert decode_score(part, form, candidates_max_count=10) == alone
+        alone = decode_score(ENCODE[form](content), form, candidates_max_count=10, new_items_max_count=10)
+        assert decode_score(part, form, candidates_max_count=10, new_items_max_count=10) == alone
 
 
 @pytest.mark.parametrize(
@@ -97,6 +100,8 @@ def test_the_requests_of_a_batch_decode_as_alone(form: Form) -> None:
 )
 def test_what_json_cannot_hold_is_refused_where_it_is(content: Any, where: str, reason: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        decode_score(msgspec.msgpack.encode(content), Form.MSGPACK, candidates_max_count=10)
+        decode_score(
+            msgspec.msgpack.encode(content), Form.MSGPACK, candidates_max_count=10, new_items_max_count=10
+        )
     (violation,) = refused.value.violations
     assert (violation.where, violation.reason) == (where, reason)

@@ -36,6 +36,15 @@ def test_slices_say_where_a_feature_lies() -> None:
     assert moved == list(range(7))[made.slices["country"]]
 
 
+def test_without_the_values_of_a_feature_all_else_reads_as_before() -> None:
+    made = FeatureEmbeddings({"a": 4, "b": 3, "c": 2}, {"a": 2, "b": 2, "c": 1})
+    less = made.without_values_of("a")
+    ids = torch.tensor([[0, 2, 1], [0, 0, 0], [0, 1, 1]])
+    assert torch.equal(less(ids), made(ids))
+    assert [len(table.weight) for table in less.tables] == [4, 2]  # type: ignore[arg-type]
+    assert torch.equal(made.without_values_of("d")(ids), made(ids))
+
+
 def test_leading_axes_are_kept() -> None:
     made = FeatureEmbeddings(COUNTS, WIDTHS)
     assert made(torch.zeros(2, 3, 4, 3, dtype=torch.int64)).shape == (2, 3, 4, 7)

@@ -10,11 +10,20 @@ import orjson
 import pytest
 from onnx import helper
 
-from service.contract.artefact import read_artefact, scorer_file
+from service.contract.artefact import ITEM_ENCODER_FILE, read_artefact, scorer_file
 from service.contract.features import Side
 from service.contract.golden import read_golden, replay_golden
 from service.contract.manifest import Manifest
-from service.contract.served_inputs import LOGIT, Feeds, read_item_tables
+from service.contract.served_inputs import (
+    ITEM_BY_DOMAIN,
+    ITEM_FEATURE_IDS,
+    ITEM_SHARED,
+    LOGIT,
+    Feeds,
+    ItemTables,
+    RequestEncoder,
+    read_item_tables,
+)
 from tests.support.pipelines import changed, copied, run
 from tests.support.synthetic_dataset import DOMAINS, USERS_COUNT
 from training import backbones
@@ -86,7 +95,10 @@ def test_the_manifest_says_what_was_exported(config: PipelineConfig) -> None:
     assert manifest.dataset_fingerprint == spec.fingerprint
     assert (manifest.domains, manifest.tasks) == (spec.domains, bench.tasks)
     assert manifest.features == tuple(f for f in bench.features if f.side is not Side.ITEM)
-    assert manifest.item_features == ("item_id", "category", "price")
+    by_name = {f.name: f for f in bench.features if f.side is Side.ITEM}
+    item_id, *others = manifest.item_features
+    assert others == [by_name["category"], by_name["price"]]
+    assert (item_id.name, item_id.encoder.ids_count) == ("item_id", 1)  # its values are the catalogue
     assert manifest.history == config.history.limits
     assert manifest.catalogue == bench.catalogue.ref()
     assert manifest.items_count == 31
@@ -117,14 +129,36 @@ def test_golden_requests_replay_in_a_session_of_their_own(config: PipelineConfig
             wanted = [node.name for node in graphs[domain].get_inputs()]
             return np.asarray(graphs[domain].run(["probability"], {name: feeds[name] for name in wanted})[0])
 
+        items = onnxruntime.InferenceSession(folder / ITEM_ENCODER_FILE, providers=["CPUExecutionProvider"])
         tables = read_item_tables(folder)
+
+        def encode_items(
+            ids: np.ndarray, items: onnxruntime.InferenceSession = items, tables: ItemTables = tables
+        ) -> tuple[np.ndarray, np.ndarray]:
+            made = dict(
+                zip(
+                    [o.name for o in items.get_outputs()],
+                    items.run(None, {ITEM_FEATURE_IDS: ids}),
+                    strict=True,
+                )
+            )
+            none = np.zeros((len(tables.by_domain), len(ids), 0), np.float32)
+            return made[ITEM_SHARED], made.get(ITEM_BY_DOMAIN, none)
+
+        encoder = RequestEncoder(manifest, tables, encode_items)
         count = replay_golden(
-            folder, manifest=manifest, catalogue=bench.catalogue, tables=tables, run=probabilities
+            folder, manifest=manifest, catalogue=bench.catalogue, encoder=encoder, run=probabilities
         )
         requests = read_golden(folder)
         assert count == len(requests) >= 25
         assert {request.domain for request in requests} == set(manifest.domains)
         assert {len(request.candidates) for request in requests} >= {1, 7, 100}
+        new = [r for r in requests if any(candidate.features for candidate in r.candidates)]
+        assert {request.domain for request in new} == set(manifest.domains)
+        for request in new:
+            asked = bench.catalogue.ids_of(candidate.item_id for candidate in request.candidates)
+            assert [not candidate.features for candidate in request.candidates] == (asked > 0).tolist()
+            assert 0 < np.count_nonzero(asked) < len(asked)
         cold = requests[-1]
         assert (cold.snapshot, cold.recent, cold.user_features) == (None, b"", {})
         assert bench.catalogue.id_of(cold.candidates[0].item_id) == UNKNOWN_ROW
@@ -139,6 +173,33 @@ def test_a_weight_of_one_item_that_was_changed_is_refused(
         values[..., row, :] += 0.5
 
     rewrite(exported(config, f"items/{table}.npy"), change)
+    refuse(config, "torch and ONNX Runtime differ by")
+
+
+@pytest.mark.parametrize("feature", ["category", "price"])
+def test_an_item_encoder_with_one_vector_changed_is_refused(config: PipelineConfig, feature: str) -> None:
+    path = exported(config, ITEM_ENCODER_FILE)
+    model = onnx.load(path)
+    features = read_artefact(config.workspace / "verify" / "star" / "artefact").item_features
+    names = [f.name for f in features]
+    before = sum(f.encoder.ids_count for f in features[: names.index(feature)])
+    (table,) = (t for t in model.graph.initializer if t.name.startswith("item.tables."))
+    values = onnx.numpy_helper.to_array(table).copy()
+    assert len(values) == sum(f.encoder.ids_count for f in features)  # of item_id the unknown value only
+    values[before + 1] += 1e-3
+    table.CopyFrom(onnx.numpy_helper.from_array(values, table.name))
+    onnx.save(model, path)
+    as_if_exported(config)
+    refuse(config, "differ by")
+
+
+def test_match_keys_of_new_items_that_are_not_those_of_the_table_are_refused(config: PipelineConfig) -> None:
+    path = exported(config, "graph.json")
+    graph = orjson.loads(path.read_bytes())
+    any_end, item_end, category_end = graph["match_key_ends"]
+    assert (any_end, item_end) == (1, 31)
+    path.write_bytes(orjson.dumps({**graph, "match_key_ends": [any_end, item_end - 1, category_end - 1]}))
+    as_if_exported(config)
     refuse(config, "torch and ONNX Runtime differ by")
 
 
