@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
-from service.contract.artefact import scorer_file
+from service.contract.artefact import SEARCH_FILE, scorer_file
 from service.contract.errors import ArtefactError
 from service.contract.history import F32
 from service.contract.manifest import Manifest
+from service.contract.search import ranks_output, with_kept
 from service.contract.served_inputs import ITEM_SHARED, PROBABILITY, Feeds
 from service.errors import ScoringError
 
 
 class Scorer:
-    """One session a domain, one thread. Made after the fork: a session's threads do not survive one.
+    """One session a domain, and one that ranks where modules search; one thread. Made after the fork: a session's
+    threads do not survive one.
 
     It runs on the caller's thread, also inside the event loop. A request takes about a millisecond of it;
     handing it to another thread costs a tenth of that and gains nothing while there is a worker per core.
@@ -26,9 +29,16 @@ class Scorer:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._inputs = manifest.graph_inputs
         self._tasks_count = len(manifest.tasks)
-        self._sessions = {domain: self._load(folder / scorer_file(domain)) for domain in manifest.domains}
+        self._sessions = {
+            domain: self._load(folder / scorer_file(domain), self._inputs, [PROBABILITY])
+            for domain in manifest.domains
+        }
+        self._searches = manifest.searches
+        if self._searches is not None:
+            ranks = [ranks_output(search.interest) for search in self._searches.each]
+            self._search = self._load(folder / SEARCH_FILE, self._searches.graph_inputs, ranks)
 
-    def _load(self, path: Path) -> Any:
+    def _load(self, path: Path, expected: Sequence[str], answers: Sequence[str]) -> Any:
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -39,7 +49,7 @@ class Scorer:
             raise ArtefactError(f"{path}: ONNX Runtime {ort.__version__} does not load it") from error
         inputs = {node.name for node in session.get_inputs()}
         outputs = {node.name for node in session.get_outputs()}
-        if inputs != set(self._inputs) or PROBABILITY not in outputs:
+        if inputs != set(expected) or not outputs.issuperset(answers):
             raise ArtefactError(f"{path}: its inputs and outputs are not those that the manifest names")
         return session
 
@@ -50,6 +60,8 @@ class Scorer:
             ScoringError: the graph failed, or gave something that is no probability.
         """
         try:
+            if self._searches is not None:
+                feeds = with_kept(feeds, self._searches, self._search.run)
             outputs: list[Any] = self._sessions[domain].run(
                 [PROBABILITY], {name: feeds[name] for name in self._inputs}
             )

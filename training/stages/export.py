@@ -13,7 +13,7 @@ from service.contract.catalogue import catalogue_bytes
 from service.contract.features import Side
 from service.contract.served_inputs import rows_by_catalogue_id
 from training.data.encoded import COUNTED_SIDES
-from training.export.onnx_file import write_onnx
+from training.export.onnx_file import write_onnx, write_search
 from training.export.served_scorer import ServedScorer
 from training.progress import Progress
 from training.stages.train import load_model
@@ -43,9 +43,13 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
         user_features=sum(f.side in (Side.USER, Side.CONTEXT) for f in features),
         candidate_features=sum(f.side in (Side.CANDIDATE, *COUNTED_SIDES) for f in features),
     )
-    (out / GRAPH_FILE).write_bytes(
-        orjson.dumps({"inputs": inputs, "catalogue": bench.catalogue.ref().model_dump()})
-    )
+    searches = write_search(out, scorer, tables)
+    graph = {
+        "inputs": inputs,
+        "searches": None if searches is None else searches.model_dump(),
+        "catalogue": bench.catalogue.ref().model_dump(),
+    }
+    (out / GRAPH_FILE).write_bytes(orjson.dumps(graph))
     report = out / artefact.REPORT_FOLDER
     report.mkdir()
     for path in bench.done("evaluate", model).iterdir():

@@ -23,7 +23,7 @@ from service.contract.catalogue import CatalogueRef
 from service.contract.features import Side
 from service.contract.golden import GoldenCandidate, GoldenRequest, replay_golden, write_golden
 from service.contract.history import F32, I64
-from service.contract.manifest import Manifest, Parity, TaskMetrics, TaskSpec
+from service.contract.manifest import Manifest, Parity, Searches, TaskMetrics, TaskSpec
 from service.contract.served_inputs import BEHAVIOR_ITEM, RECENT_ITEM
 from training.data.batch import PartIds
 from training.data.encoded import EncodedData, nothing_counted_ids
@@ -59,6 +59,9 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("stage.json", GRAPH_FILE))
     metrics = orjson.loads((folder / REPORT_FOLDER / METRICS_FILE).read_bytes())
     draft = _draft(bench, model, tuple(graph["inputs"]), metrics)
+    draft = draft.model_copy(
+        update={"searches": graph["searches"] and Searches.model_validate(graph["searches"])}
+    )
     served = ServedGraph(folder, bench.catalogue, draft)
     data = bench.encoded_for(bench.config.models[model], progress)
     trained = load_model(bench, model, progress)

@@ -45,6 +45,10 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "two": {
         "backbone": {"name": "star", "hidden": [6], "auxiliary_width": 3, "domain_width": 2},
+        "interests": [
+            {"name": "twin_v2", "keep": 2, "heads": 2, "head_width": 4, "out_width": 3},
+            {"name": "short_term", "heads": 2, "head_width": 4, "out_width": 3},
+        ],
         "domains": ["mail", "home"],
         "leave_out": ["match", "device"],
         "embedding_width": 3,

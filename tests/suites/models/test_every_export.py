@@ -8,13 +8,16 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
 from service.contract import served_inputs as names
-from service.contract.artefact import SCORER_WEIGHTS_FILE, scorer_file
+from service.contract.artefact import SCORER_WEIGHTS_FILE, SEARCH_FILE, scorer_file
 from service.contract.features import Side
 from service.contract.history import F32
+from service.contract.manifest import Searches
+from service.contract.search import kept_input, ranks_output, with_kept
 from service.contract.served_inputs import ItemTables
 from tests.suites.models.built import (
     TASKS,
@@ -26,7 +29,7 @@ from tests.suites.models.built import (
     item_tables,
 )
 from training.data.encoded import COUNTED_SIDES, EncodedData
-from training.export.onnx_file import write_onnx
+from training.export.onnx_file import write_onnx, write_search
 from training.export.parity import reference_logits
 from training.export.raw_requests import Case
 from training.export.served_scorer import DOMAIN, INPUT_NAMES, ServedScorer
@@ -47,10 +50,14 @@ class Exported:
     folder: Path
     inputs: tuple[str, ...]
     sessions: Mapping[str, onnxruntime.InferenceSession]
+    searches: Searches | None
+    search: onnxruntime.InferenceSession | None
 
     def run(self, data: EncodedData, case: Case, output: str = names.LOGIT) -> F32:
         """Return an output of the graph of the case's domain."""
         feeds = feeds_of(data, self.tables, case)
+        if self.searches is not None and self.search is not None:
+            feeds = with_kept(feeds, self.searches, self.search.run)
         session = self.sessions[data.domains[int(data.domain[case.request])]]
         out: F32 = session.run([output], {name: feeds[name] for name in self.inputs})[0]
         return out
@@ -83,7 +90,12 @@ def export(model: CtrModel, data: EncodedData, folder: Path) -> Exported:
         )
         for domain in data.domains
     }
-    return Exported(model, item_tables(content), folder, inputs, sessions)
+    searches, search = write_search(folder, scorer, content), None
+    if searches is not None:
+        search = onnxruntime.InferenceSession(
+            folder / SEARCH_FILE, options, providers=["CPUExecutionProvider"]
+        )
+    return Exported(model, item_tables(content), folder, inputs, sessions, searches, search)
 
 
 def test_logits_equal_the_training_graphs(exported: Exported, data: EncodedData, cases: list[Case]) -> None:
@@ -138,7 +150,30 @@ def test_a_given_tasks_probability_is_the_product(
 
 
 def test_inputs_are_the_contracts(exported: Exported) -> None:
-    assert set(exported.inputs) <= set(INPUT_NAMES) - {DOMAIN}
+    kept = set() if exported.searches is None else {kept_input(s.interest) for s in exported.searches.each}
+    assert kept <= set(exported.inputs) <= (set(INPUT_NAMES) - {DOMAIN}) | kept
     assert {names.USER_IDS, names.CANDIDATE_IDS, names.ITEM_SHARED} <= set(exported.inputs)
     for session in exported.sessions.values():
         assert tuple(node.name for node in session.get_inputs()) == exported.inputs
+
+
+def test_a_search_is_a_graph_of_its_own_and_no_graph_has_topk_but_of_unsplit_modules(
+    request: pytest.FixtureRequest, exported: Exported
+) -> None:
+    choice: Choice = request.node.callspec.params["exported"]
+    searching = {i["name"] for i in choice.interests if i.get("keep") and i["name"] != "sim_hard"}
+    graphs = [exported.folder / scorer_file(domain) for domain in exported.sessions]
+    if choice.plain or not searching:
+        assert exported.searches is None and not (exported.folder / SEARCH_FILE).exists()
+    else:
+        assert exported.searches is not None and exported.search is not None
+        assert {s.interest for s in exported.searches.each} == searching
+        assert {s.keep for s in exported.searches.each} == {3}
+        found = [node.name for node in exported.search.get_outputs()]
+        assert found == [ranks_output(s.interest) for s in exported.searches.each]
+        assert {node.name for node in exported.search.get_inputs()} == set(exported.searches.graph_inputs)
+        graphs.append(exported.folder / SEARCH_FILE)
+    operators = {
+        node.op_type for graph in graphs for node in onnx.load(graph, load_external_data=False).graph.node
+    }
+    assert ("TopK" in operators) == (choice.plain and bool(searching))
