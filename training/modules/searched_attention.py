@@ -157,6 +157,7 @@ class ServedSearchedAttention(ServedSearchingInterest):
         kept: Tensor | None = None,
     ) -> Tensor:
         """Return (N, out_width)."""
+        assert (kept is None) == (self.keep is None), "a search is done before, and then attended to"
         index = torch.arange(history.shape[0])[None]
         part = HistoryPart(history, index, size[None], age[None], strength[None])
         out: Tensor = self.trained.attend(

@@ -182,6 +182,7 @@ class ServedTargetAttention(ServedSearchingInterest):
         kept: Tensor | None = None,
     ) -> Tensor:
         """Return (N, out_width)."""
+        assert (kept is None) == (self.keep is None), "a search is done before, and then attended to"
         crossed = embedding(age * STRENGTH_BUCKETS + strength, self.crossed)  # (L, A + A * head_width)
         scores = self._scores(columns, history, size, crossed[:, : self.heads])
         if kept is not None:

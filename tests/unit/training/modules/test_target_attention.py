@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.contract.search import kept_of
+from tests.support.served_interest import read_served
 from training.modules.attention_options import AttentionOptions
 from training.modules.embeddings import INIT_STD
 from training.modules.split import HistoryPart, RowLayout
@@ -225,13 +225,7 @@ def as_served(made: TargetAttention, part: HistoryPart, dtype: torch.dtype = tor
     served = copy.deepcopy(made).served().to(dtype)
     of_items = served.history_columns(part.items.to(dtype))[part.index[0]]
     columns = served.item_columns(TARGETS.to(dtype))
-    rest = (columns, of_items, part.size[0].to(dtype), part.age[0], part.strength[0])
-    kept = None
-    if served.keep is not None:
-        ranks = served.ranks(*rest).detach().numpy()
-        kept = torch.from_numpy(kept_of(ranks, served.keep, newest_first=served.newest_first))
-    out: Tensor = served(*rest, kept)
-    return out
+    return read_served(served, columns, of_items, part.size[0].to(dtype), part.age[0], part.strength[0])
 
 
 def slow(made: TargetAttention, target: np.ndarray, part: HistoryPart, history_row: int = 0) -> np.ndarray:
