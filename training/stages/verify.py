@@ -8,7 +8,7 @@ the golden requests replay. What fails is not sealed, so it can neither be publi
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from service.contract.catalogue import CatalogueRef
 from service.contract.features import Side
 from service.contract.golden import GoldenCandidate, GoldenRequest, replay_golden, write_golden
 from service.contract.history import F32, I64
-from service.contract.manifest import Manifest, Parity, Searches, TaskMetrics, TaskSpec
+from service.contract.manifest import Manifest, Parity, TaskMetrics, TaskSpec
 from service.contract.served_inputs import BEHAVIOR_ITEM, RECENT_ITEM
 from training.data.batch import PartIds
 from training.data.encoded import EncodedData, nothing_counted_ids
@@ -58,10 +58,7 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
     folder = out / ARTEFACT_FOLDER
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("stage.json", GRAPH_FILE))
     metrics = orjson.loads((folder / REPORT_FOLDER / METRICS_FILE).read_bytes())
-    draft = _draft(bench, model, tuple(graph["inputs"]), metrics)
-    draft = draft.model_copy(
-        update={"searches": graph["searches"] and Searches.model_validate(graph["searches"])}
-    )
+    draft = _draft(bench, model, graph, metrics)
     served = ServedGraph(folder, bench.catalogue, draft)
     data = bench.encoded_for(bench.config.models[model], progress)
     trained = load_model(bench, model, progress)
@@ -205,8 +202,9 @@ def _gate(what: str, difference: float) -> None:
         )
 
 
-def _draft(bench: Workbench, model: str, inputs: tuple[str, ...], metrics: list[dict[str, Any]]) -> Manifest:
-    """Return the manifest but for what sealing adds. `metrics` are those that the export carries."""
+def _draft(bench: Workbench, model: str, graph: Mapping[str, Any], metrics: list[dict[str, Any]]) -> Manifest:
+    """Return the manifest but for what sealing adds. `graph` and `metrics` are those that the export carries."""
+    inputs = tuple(graph["inputs"])
     spec, config = bench.dataset.spec, bench.config
     chosen, limits = config.models[model], config.history.limits
     features = bench.features_of(chosen)
@@ -231,6 +229,7 @@ def _draft(bench: Workbench, model: str, inputs: tuple[str, ...], metrics: list[
         history=limits,
         items_count=len(bench.catalogue_ids),
         graph_inputs=inputs,
+        searches=graph["searches"],
         parity=Parity(rows_count=0, logit_difference_max=0.0, logit_difference_limit=LOGIT_DIFFERENCE_LIMIT),
         metrics=tuple(
             TaskMetrics.model_validate({name: row[name] for name in TaskMetrics.model_fields})

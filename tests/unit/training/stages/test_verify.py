@@ -14,7 +14,7 @@ from service.contract.artefact import read_artefact, scorer_file
 from service.contract.features import Side
 from service.contract.golden import read_golden, replay_golden
 from service.contract.manifest import Manifest
-from service.contract.served_inputs import LOGIT, Feeds, read_item_tables
+from service.contract.served_inputs import LOGIT, Feeds, RequestEncoder, read_item_tables
 from tests.support.pipelines import changed, copied, run
 from tests.support.synthetic_dataset import DOMAINS, USERS_COUNT
 from training import backbones
@@ -117,9 +117,9 @@ def test_golden_requests_replay_in_a_session_of_their_own(config: PipelineConfig
             wanted = [node.name for node in graphs[domain].get_inputs()]
             return np.asarray(graphs[domain].run(["probability"], {name: feeds[name] for name in wanted})[0])
 
-        tables = read_item_tables(folder)
+        encoder = RequestEncoder(manifest, read_item_tables(folder))
         count = replay_golden(
-            folder, manifest=manifest, catalogue=bench.catalogue, tables=tables, run=probabilities
+            folder, manifest=manifest, catalogue=bench.catalogue, encoder=encoder, run=probabilities
         )
         requests = read_golden(folder)
         assert count == len(requests) >= 25
