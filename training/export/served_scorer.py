@@ -165,8 +165,8 @@ class ServedScorer(nn.Module):
             "recents": (recent_item, recent_size, recent_age, recent_strength),
             "behaviors": (behavior_item, behavior_size, behavior_age, behavior_strength),
         }
-        columns, shared = self._columns(item_shared)
-        history = self._history({part: table for part, (table, *_) in parts.items()})
+        columns, shared = self.own_columns(item_shared)
+        history = self.own_history({part: table for part, (table, *_) in parts.items()})
         interests = [
             module(columns[name], history[name], *parts[self.reads[name]][1:], *_if_any(kept, name))
             for name, module in self.interests.items()
@@ -186,13 +186,13 @@ class ServedScorer(nn.Module):
         alone = 1.0 / (1.0 + torch.exp(-logit))
         return logit, joined_probabilities(alone, self.given, self.direct)
 
-    def _columns(self, item_shared: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def own_columns(self, item_shared: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return the columns of candidates that each interest module reads, and those of the backbone."""
         rest = item_shared.shape[1] - sum(self.item_widths.values())
         *columns, shared = item_shared.split([*self.item_widths.values(), rest], dim=-1)
         return dict(zip(self.item_widths, columns, strict=True)), shared
 
-    def _history(self, tables: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def own_history(self, tables: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the columns of a history's items that each interest module reads, of tables by part."""
         return {
             name: held
@@ -218,8 +218,8 @@ class ServedSearch(nn.Module):
 
         `parts` has the items, sizes, ages and strengths of each part of the history that a search reads.
         """
-        columns, _ = self.scorer._columns(item_shared)
-        history = self.scorer._history({part: tensors[0] for part, tensors in parts.items()})
+        columns, _ = self.scorer.own_columns(item_shared)
+        history = self.scorer.own_history({part: tensors[0] for part, tensors in parts.items()})
         return tuple(
             self.scorer.interests[search.interest].ranks(  # type: ignore[operator]
                 columns[search.interest], history[search.interest], *parts[search.part][1:]
