@@ -14,16 +14,25 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from service.contract.artefact import scorer_file
+from service.contract.artefact import SEARCH_FILE, scorer_file
 from service.contract.features import BucketEncoder, FeatureSpec, Side
 from service.contract.history import AGE_BUCKETS, STRENGTH_BUCKETS, History
-from service.contract.manifest import Precision, TaskSpec
+from service.contract.manifest import Precision, Searches, TaskSpec
 from service.contract.match import ANY
-from service.contract.served_inputs import LOGIT, PARTS, Feeds, ItemTables, assemble, rows_by_catalogue_id
+from service.contract.search import with_kept
+from service.contract.served_inputs import (
+    LOGIT,
+    PARTS,
+    PROBABILITY,
+    Feeds,
+    ItemTables,
+    assemble,
+    rows_by_catalogue_id,
+)
 from training.config import ModelConfig
 from training.data.batch import Batch, PartIds
 from training.data.vocabulary import counted_features
-from training.export.onnx_file import write_onnx
+from training.export.onnx_file import write_onnx, write_search
 from training.export.served_scorer import ServedScorer
 from training.model import CtrModel
 from training.modules.split import RowLayout
@@ -83,10 +92,12 @@ class Served:
     tables: ItemTables
     inputs: tuple[str, ...]
     session: onnxruntime.InferenceSession
+    searches: Searches | None
+    search: onnxruntime.InferenceSession | None
 
     def feeds(self, request: Request) -> Feeds:
-        """Return what the graph reads of a request."""
-        every = assemble(
+        """Return a request's tensors."""
+        return assemble(
             self.tables,
             domain=0,
             user_ids=request.user_ids.tolist(),
@@ -94,11 +105,16 @@ class Served:
             candidate_ids=request.candidate_ids,
             history=request.history,
         )
-        return {name: every[name] for name in self.inputs}
+
+    def run(self, feeds: Feeds) -> Any:
+        """Return the logits (N, T) of a request's tensors; what its searches keep is found first."""
+        if self.searches is not None and self.search is not None:
+            feeds = with_kept(feeds, self.searches, self.search.run)
+        return self.session.run([LOGIT, PROBABILITY], {name: feeds[name] for name in self.inputs})[0]
 
     def check(self, request: Request) -> None:
         """Raise DisagreementError unless both score a request alike."""
-        got = self.session.run([LOGIT], self.feeds(request))[0]
+        got = self.run(self.feeds(request))
         with torch.inference_mode():
             expected = self.model.natural_logits(batch_of(request)).numpy()
         off = float(np.abs(got - expected).max())
@@ -234,14 +250,20 @@ def serve(config: ModelConfig, folder: Path) -> Served:
         user_features=sum(f.side in (Side.USER, Side.CONTEXT) for f in specs),
         candidate_features=sum(f.side in (Side.CANDIDATE, Side.MATCH, Side.POPULARITY) for f in specs),
     )
+    searches, search = write_search(folder, scorer, content), None
+    if searches is not None:
+        search = _session(folder / SEARCH_FILE)
     rows = rows_by_catalogue_id(np.arange(ITEMS_COUNT, dtype=np.uint32))
     tables = ItemTables(rows, content.shared, content.by_domain, content.history, content.match_keys)
-    return Served(model, tables, inputs, session_of(folder))
+    return Served(model, tables, inputs, session_of(folder), searches, search)
 
 
 def session_of(folder: Path, precision: Precision = "fp32") -> onnxruntime.InferenceSession:
     """Return a written graph in ONNX Runtime with one thread."""
+    return _session(folder / scorer_file(DOMAINS[0], precision))
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    path = folder / scorer_file(DOMAINS[0], precision)
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -149,8 +149,8 @@ def _calls(served: Served, request: Request, batch: Any) -> tuple[Callable[[], o
             return served.model(batch)
 
     return (
-        lambda: served.session.run(None, all_feeds),
-        lambda: served.session.run(None, one_feeds),
+        lambda: served.run(all_feeds),
+        lambda: served.run(one_feeds),
         forward,
     )
 

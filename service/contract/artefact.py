@@ -1,6 +1,7 @@
 """The artefact registry: folders that training writes and the service reads.
 
-    <registry>/models/<name>/<version>/   manifest.json (last)  scorer/  item_encoder.onnx  items/  golden.json
+    <registry>/models/<name>/<version>/   manifest.json (last)  scorer/  item_encoder.onnx  search.onnx (if any)  items/
+                                          golden.json
                                           report/
     <registry>/models/<name>/current      the version in force, switched by atomic rename
     <registry>/catalogues/<name>/         see catalogue.py
@@ -29,6 +30,7 @@ from service.contract.popularity import Popularity, decode_popularity, encode_po
 MANIFEST_FILE = "manifest.json"
 SCORER_WEIGHTS_FILE = "scorer/weights.bin"
 ITEM_ENCODER_FILE = "item_encoder.onnx"
+SEARCH_FILE = "search.onnx"
 GOLDEN_FILE = "golden.json"
 REPORT_FOLDER = "report"
 ITEM_IDS_FILE = "items/item_ids.txt"

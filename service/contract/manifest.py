@@ -90,6 +90,24 @@ class TaskMetrics(_Frozen):
     calibration_error: float | None
 
 
+class SearchSpec(_Frozen):
+    """A search (GSU) of a module: it keeps `keep` positions of a part of the history for each candidate."""
+
+    interest: Name
+    part: Literal["clusters", "recents", "behaviors"]
+    keep: int = Field(ge=1)
+    newest_first: bool = Field(
+        description="whether the last position wins of those ranked equal, not the first"
+    )
+
+
+class Searches(_Frozen):
+    """All searches of a model, and what the graph reads that ranks for them."""
+
+    each: tuple[SearchSpec, ...]
+    graph_inputs: tuple[str, ...]
+
+
 class Manifest(_Frozen):
     """Everything the service must know to score with an artefact, and everything a person asks of one."""
 
@@ -117,6 +135,7 @@ class Manifest(_Frozen):
     history: HistoryLimits
     items_count: int = Field(description="rows of the item tables, the cold-start row 0 included")
     graph_inputs: tuple[str, ...] = Field(description="of the graph of every domain")
+    searches: Searches | None = None
     parity: Parity
     variants: tuple[Variant, ...] = ()
     metrics: tuple[TaskMetrics, ...]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
-from service.contract.artefact import scorer_file
+from service.contract.artefact import SEARCH_FILE, scorer_file
 from service.contract.errors import ArtefactError
 from service.contract.history import F32
 from service.contract.manifest import Manifest, Precision
+from service.contract.search import ranks_output, with_kept
 from service.contract.served_inputs import ITEM_SHARED, PROBABILITY, Feeds
 from service.errors import ScoringError
 
@@ -48,14 +50,19 @@ class Scorer:
         self._inputs = manifest.graph_inputs
         self._tasks_count = len(manifest.tasks)
         self._sessions = {
-            domain: self._load(folder / scorer_file(domain, precision)) for domain in manifest.domains
+            domain: self._load(folder / scorer_file(domain, precision), self._inputs, [PROBABILITY])
+            for domain in manifest.domains
         }
+        self._searches = manifest.searches
+        if self._searches is not None:
+            ranks = [ranks_output(search.interest) for search in self._searches.each]
+            self._search = self._load(folder / SEARCH_FILE, self._searches.graph_inputs, ranks)
 
-    def _load(self, path: Path) -> Any:
+    def _load(self, path: Path, expected: Sequence[str], answers: Sequence[str]) -> Any:
         session = open_session(path, threads_count=self._threads_count)
         inputs = {node.name for node in session.get_inputs()}
         outputs = {node.name for node in session.get_outputs()}
-        if inputs != set(self._inputs) or PROBABILITY not in outputs:
+        if inputs != set(expected) or not outputs.issuperset(answers):
             raise ArtefactError(f"{path}: its inputs and outputs are not those that the manifest names")
         return session
 
@@ -66,6 +73,8 @@ class Scorer:
             ScoringError: the graph failed, or gave something that is no probability.
         """
         try:
+            if self._searches is not None:
+                feeds = with_kept(feeds, self._searches, self._search.run)
             outputs: list[Any] = self._sessions[domain].run(
                 [PROBABILITY], {name: feeds[name] for name in self._inputs}
             )

@@ -1,5 +1,6 @@
-"""Writing the served graph, a file for each domain, and the item encoder as ONNX. Knows nothing of manifests and item
-tables' files.
+"""Writing as ONNX: the served graph, a file for each domain, the graph that ranks for its searches, the item encoder.
+
+Knows nothing of manifests and item tables' files.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -17,14 +19,19 @@ from onnx.external_data_helper import convert_model_to_external_data
 from torch import Tensor, nn
 
 from service.contract import served_inputs as names
-from service.contract.artefact import ITEM_ENCODER_FILE, SCORER_WEIGHTS_FILE, scorer_file
+from service.contract.artefact import ITEM_ENCODER_FILE, SCORER_WEIGHTS_FILE, SEARCH_FILE, scorer_file
+from service.contract.manifest import Searches
+from service.contract.search import kept_input, ranks_output
 from training.export.item_encoder import ItemEncoder
-from training.export.served_scorer import DOMAIN, INPUT_NAMES, ItemTableContent, ServedScorer
+from training.export.served_scorer import DOMAIN, INPUT_NAMES, ItemTableContent, ServedScorer, ServedSearch
 
 OPSET = 20
 SHARED_MODE = 0o644
 EXTERNAL_BYTES_MIN = 1024
 """Weights of fewer bytes stand in each graph."""
+CANDIDATES: Final = 5
+LENGTHS: Final = {"clusters": 7, "recents": 3, "behaviors": 11}
+"""Sizes of the examples: any above 1, for the exporter takes 0 and 1 for constants."""
 
 
 def write_onnx(
@@ -38,31 +45,54 @@ def write_onnx(
 ) -> tuple[str, ...]:
     """Write the graphs of all domains into an artefact's folder, with free numbers of candidates, clusters and
     behaviors; returns the names of what they read."""
-    candidates = 5  # any sizes above 1: the exporter takes 0 and 1 for constants
-    lengths = {"clusters": 7, "recents": 3, "behaviors": 11}
-    example: dict[str, Tensor] = {
+    example: dict[str, Any] = {
         DOMAIN: torch.zeros(1, dtype=torch.int64),
         names.USER_IDS: torch.zeros(1, user_features, dtype=torch.int64),
-        names.CANDIDATE_IDS: torch.zeros(candidates, candidate_features, dtype=torch.int64),
-        names.ITEM_SHARED: torch.zeros(candidates, tables.shared.shape[1]),
-        names.ITEM_BY_DOMAIN: torch.zeros(candidates, tables.by_domain.shape[2]),
+        names.CANDIDATE_IDS: torch.zeros(CANDIDATES, candidate_features, dtype=torch.int64),
+        names.ITEM_SHARED: torch.zeros(CANDIDATES, tables.shared.shape[1]),
+        names.ITEM_BY_DOMAIN: torch.zeros(CANDIDATES, tables.by_domain.shape[2]),
     }
     by_candidate = torch.export.Dim("candidates")
-    shapes: dict[str, dict[int, object]] = {
+    by_part = {part: torch.export.Dim(part) for part in names.PARTS}
+    shapes: dict[str, Any] = {
         name: {} if name in (DOMAIN, names.USER_IDS) else {0: by_candidate} for name in example
     }
-    for part, (item, size, age, strength) in names.PARTS.items():
-        count, by_behavior = lengths[part], torch.export.Dim(part)
-        width = tables.history[part].shape[1] if part in tables.history else 0
-        example[item] = torch.zeros(count, width)
-        example[size] = torch.ones(count)
-        example[age] = torch.zeros(count, dtype=torch.int64)
-        example[strength] = torch.zeros(count, dtype=torch.int64)  # one tensor would become one input
-        shapes |= {name: {0: by_behavior} for name in (item, size, age, strength)}
-    graph = _traced(scorer, example, shapes, inputs=INPUT_NAMES, outputs=(names.LOGIT, names.PROBABILITY))
-    _drop_unread_inputs(graph.graph)
-    onnx.checker.check_model(graph, full_check=True)
+    for part, tensors in names.PARTS.items():
+        example |= zip(tensors, _history(part, tables), strict=True)
+        shapes |= {name: {0: by_part[part]} for name in tensors}
+    input_names = list(INPUT_NAMES)
+    if scorer.searches:
+        kept = {
+            s.interest: torch.ones(CANDIDATES, LENGTHS[s.part], dtype=torch.bool) for s in scorer.searches
+        }
+        example["kept"] = kept
+        shapes["kept"] = {s.interest: {0: by_candidate, 1: by_part[s.part]} for s in scorer.searches}
+        input_names += [kept_input(name) for name in kept]
+    graph = _exported(scorer, example, shapes, input_names, [names.LOGIT, names.PROBABILITY])
     return write_by_domain(folder, graph, domains)
+
+
+def write_search(folder: Path, scorer: ServedScorer, tables: ItemTableContent) -> Searches | None:
+    """Write the graph that ranks for the searches of all domains, and return what it does; None if none searches."""
+    searches = scorer.searches
+    if not searches:
+        return None
+    parts = {part: tensors for part, tensors in names.PARTS.items() if part in {s.part for s in searches}}
+    example: dict[str, Any] = {
+        names.ITEM_SHARED: torch.zeros(CANDIDATES, tables.shared.shape[1]),
+        "parts": {part: _history(part, tables) for part in parts},
+    }
+    shapes: dict[str, Any] = {
+        names.ITEM_SHARED: {0: torch.export.Dim("candidates")},
+        "parts": {part: [{0: torch.export.Dim(part)}] * len(tensors) for part, tensors in parts.items()},
+    }
+    input_names = [names.ITEM_SHARED, *(name for tensors in parts.values() for name in tensors)]
+    outputs = [ranks_output(search.interest) for search in searches]
+    graph = _exported(ServedSearch(scorer), example, shapes, input_names, outputs)
+    path = folder / SEARCH_FILE
+    onnx.save(graph, str(path))
+    path.chmod(SHARED_MODE)
+    return Searches(each=searches, graph_inputs=tuple(value.name for value in graph.graph.input))
 
 
 def write_item_encoder(folder: Path, encoder: ItemEncoder) -> None:
@@ -72,19 +102,26 @@ def write_item_encoder(folder: Path, encoder: ItemEncoder) -> None:
     with torch.inference_mode():
         widths = [row.shape[-1] for row in encoder.rows_of(*example.values())]
     outputs = [n for n, width in zip((names.ITEM_SHARED, names.ITEM_BY_DOMAIN), widths, strict=True) if width]
-    graph = _traced(encoder, example, shapes, inputs=(names.ITEM_FEATURE_IDS,), outputs=outputs)
-    onnx.checker.check_model(graph, full_check=True)
+    graph = _exported(encoder, example, shapes, [names.ITEM_FEATURE_IDS], outputs)
     onnx.save(graph, str(folder / ITEM_ENCODER_FILE))
 
 
-def _traced(
+def _history(part: str, tables: ItemTableContent) -> list[Tensor]:
+    """Return an example of the items, sizes, ages and strengths of a part of the history."""
+    count = LENGTHS[part]
+    width = tables.history[part].shape[1] if part in tables.history else 0
+    ages, strengths = (torch.zeros(count, dtype=torch.int64) for _ in range(2))  # one would become one input
+    return [torch.zeros(count, width), torch.ones(count), ages, strengths]
+
+
+def _exported(
     module: nn.Module,
-    example: dict[str, Tensor],
-    shapes: dict[str, dict[int, object]],
-    *,
-    inputs: Sequence[str],
-    outputs: Sequence[str],
+    example: dict[str, Any],
+    shapes: dict[str, Any],
+    input_names: list[str],
+    output_names: list[str],
 ) -> onnx.ModelProto:
+    """Return a module as a graph of the inputs that it reads."""
     with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -92,14 +129,17 @@ def _traced(
             kwargs=example,
             dynamo=True,
             dynamic_shapes=shapes,
-            input_names=list(inputs),
-            output_names=list(outputs),
+            input_names=input_names,
+            output_names=output_names,
             opset_version=OPSET,
             external_data=False,
             verbose=False,
         )
     assert program is not None
-    return program.model_proto
+    graph: onnx.ModelProto = program.model_proto
+    _drop_unread_inputs(graph.graph)
+    onnx.checker.check_model(graph, full_check=True)
+    return graph
 
 
 def write_by_domain(folder: Path, graph: onnx.ModelProto, domains: Sequence[str]) -> tuple[str, ...]:

@@ -11,16 +11,18 @@ import numpy as np
 import onnxruntime
 
 from service.contract import served_inputs as names
-from service.contract.artefact import ITEM_ENCODER_FILE, scorer_file
+from service.contract.artefact import ITEM_ENCODER_FILE, SEARCH_FILE, scorer_file
 from service.contract.catalogue import Catalogue
 from service.contract.golden import GoldenRequest, golden_feeds
 from service.contract.history import F32, I64
 from service.contract.manifest import Manifest, Precision
+from service.contract.search import with_kept
 from service.contract.served_inputs import Feeds, RequestEncoder, read_item_tables
 
 
 class ServedGraph:
-    """One session a domain, one thread, over the files of a folder that need not be an artefact yet."""
+    """One session a domain, and one that ranks where modules search; one thread, over the files of a folder that need
+    not be an artefact yet."""
 
     def __init__(
         self, folder: Path, catalogue: Catalogue, manifest: Manifest, precision: Precision = "fp32"
@@ -40,6 +42,7 @@ class ServedGraph:
 
         self._sessions = {domain: session(scorer_file(domain, precision)) for domain in manifest.domains}
         self._item_encoder = session(ITEM_ENCODER_FILE)
+        self._search = None if manifest.searches is None else session(SEARCH_FILE)
 
     def logits(self, request: GoldenRequest) -> F32:
         """Return the logits (N, T) of a request; what it expects is not read."""
@@ -69,6 +72,8 @@ class ServedGraph:
         )
 
     def _run(self, output: str, domain: str, feeds: Feeds) -> F32:
+        if self._search is not None and self.manifest.searches is not None:
+            feeds = with_kept(feeds, self.manifest.searches, self._search.run)
         read = {name: feeds[name] for name in self.manifest.graph_inputs}
         out: F32 = self._sessions[domain].run([output], read)[0]
         return out

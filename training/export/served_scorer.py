@@ -18,12 +18,12 @@ from service.contract import artefact
 from service.contract import served_inputs as names
 from service.contract.features import FeatureSpec, Side
 from service.contract.history import F32
-from service.contract.manifest import TaskSpec
+from service.contract.manifest import SearchSpec, TaskSpec
 from service.contract.match import I32, match_keys
 from service.contract.statistics import StatisticsEncoder
 from training.model import CtrModel
 from training.modules.joint_logits import joined_probabilities
-from training.modules.split import ServedBackbone, ServedInterest
+from training.modules.split import ServedBackbone, ServedInterest, ServedSearchingInterest
 from training.modules.unsplit import UnsplitBackbone, UnsplitInterest
 
 TABLE_CHUNK_ROWS = 65_536
@@ -100,6 +100,22 @@ class ServedScorer(nn.Module):
     def _interests(self) -> dict[str, ServedInterest]:
         return {name: m for name, m in self.interests.items() if isinstance(m, ServedInterest)}
 
+    @property
+    def searches(self) -> tuple[SearchSpec, ...]:
+        """What modules search for; a module that is served as it is trained searches in the graph itself."""
+        return tuple(
+            SearchSpec.model_validate(
+                {
+                    "interest": name,
+                    "part": self.reads[name],
+                    "keep": module.keep,
+                    "newest_first": module.newest_first,
+                }
+            )
+            for name, module in self.interests.items()
+            if isinstance(module, ServedSearchingInterest) and module.keep is not None
+        )
+
     def readers(self, part: str) -> list[str]:
         """Return the interest modules that read a part of the history, in the order of their columns in its table."""
         return [name for name, read in self.reads.items() if read == part]
@@ -159,29 +175,23 @@ class ServedScorer(nn.Module):
         behavior_size: Tensor,
         behavior_age: Tensor,
         behavior_strength: Tensor,
+        kept: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return logits and probabilities, (N, T) each; inputs as `service.contract.served_inputs` says."""
+        """Return logits and probabilities, (N, T) each; inputs as `service.contract.served_inputs` says.
+
+        Shapes:
+            kept: by the interest module of each search, (N, L) bool: what it keeps.
+        """
         parts = {
             "clusters": (cluster_item, cluster_size, cluster_age, cluster_strength),
             "recents": (recent_item, recent_size, recent_age, recent_strength),
             "behaviors": (behavior_item, behavior_size, behavior_age, behavior_strength),
         }
-        *columns, shared = item_shared.split(
-            [*self.item_widths.values(), item_shared.shape[1] - sum(self.item_widths.values())], dim=-1
-        )
-        history = {
-            name: held
-            for part, (table, *_) in parts.items()
-            if self.readers(part)
-            for name, held in zip(
-                self.readers(part),
-                table.split([self.history_widths[name] for name in self.readers(part)], dim=-1),
-                strict=True,
-            )
-        }
+        columns, shared = self.own_columns(item_shared)
+        history = self.own_history({part: table for part, (table, *_) in parts.items()})
         interests = [
-            module(own, history[name], *parts[self.reads[name]][1:])
-            for (name, module), own in zip(self.interests.items(), columns, strict=True)
+            module(columns[name], history[name], *parts[self.reads[name]][1:], *_if_any(kept, name))
+            for name, module in self.interests.items()
         ]
         logit = self.backbone(
             self.user(user_ids),
@@ -197,6 +207,51 @@ class ServedScorer(nn.Module):
         # those of logits below -17 are 0.
         alone = 1.0 / (1.0 + torch.exp(-logit))
         return logit, joined_probabilities(alone, self.given, self.direct)
+
+    def own_columns(self, item_shared: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the columns of candidates that each interest module reads, and those of the backbone."""
+        rest = item_shared.shape[1] - sum(self.item_widths.values())
+        *columns, shared = item_shared.split([*self.item_widths.values(), rest], dim=-1)
+        return dict(zip(self.item_widths, columns, strict=True)), shared
+
+    def own_history(self, tables: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the columns of a history's items that each interest module reads, of tables by part."""
+        return {
+            name: held
+            for part, table in tables.items()
+            if self.readers(part)
+            for name, held in zip(
+                self.readers(part),
+                table.split([self.history_widths[name] for name in self.readers(part)], dim=-1),
+                strict=True,
+            )
+        }
+
+
+class ServedSearch(nn.Module):
+    """What the searches of a served model rank by, in a graph of their own."""
+
+    def __init__(self, scorer: ServedScorer) -> None:
+        super().__init__()
+        self.scorer = scorer
+
+    def forward(self, item_shared: Tensor, parts: Mapping[str, Sequence[Tensor]]) -> tuple[Tensor, ...]:
+        """Return ranks (A, N, L), in the order of `ServedScorer.searches`.
+
+        `parts` has the items, sizes, ages and strengths of each part of the history that a search reads.
+        """
+        columns, _ = self.scorer.own_columns(item_shared)
+        history = self.scorer.own_history({part: tensors[0] for part, tensors in parts.items()})
+        return tuple(
+            self.scorer.interests[search.interest].ranks(  # type: ignore[operator]
+                columns[search.interest], history[search.interest], *parts[search.part][1:]
+            )
+            for search in self.scorer.searches
+        )
+
+
+def _if_any(kept: Mapping[str, Tensor] | None, name: str) -> tuple[Tensor, ...]:
+    return (kept[name],) if kept is not None and name in kept else ()
 
 
 def _served_interest(module: nn.Module) -> ServedInterest:

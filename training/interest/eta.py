@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from training.modules.exact_projection import SimHash
-from training.modules.search import Search, keep_best
+from training.modules.search import RankedSearch
 from training.modules.search_options import SearchedAttentionOptions
 from training.modules.searched_attention import SearchedAttention
 from training.modules.split import ItemLayout
@@ -37,7 +37,7 @@ def reads(options: Options) -> str:
     return options.part
 
 
-class HammingSearch(Search):
+class HammingSearch(RankedSearch):
     """Keeps the behaviors whose codes differ from the target's in the fewest bits, the newest of equals."""
 
     def __init__(self, width: int, *, bits: int, keep: int | None) -> None:
@@ -54,10 +54,9 @@ class HammingSearch(Search):
         """Return codes (U, bits)."""
         return self.of_targets(items)
 
-    def kept(self, targets: Tensor, items: Tensor, valid: Tensor) -> Tensor:
-        """Return the `keep` of the most agreement: bits - 2 * Hamming distance, a whole number."""
-        agreement = torch.matmul(targets, items.transpose(1, 2))
-        return keep_best(agreement.double(), valid, self.keep)
+    def ranks(self, targets: Tensor, items: Tensor) -> Tensor:
+        """Return the agreement: bits - 2 * Hamming distance, a whole number."""
+        return torch.matmul(targets, items.transpose(1, 2)).double()
 
 
 def build(options: Options, *, item: ItemLayout) -> SearchedAttention:

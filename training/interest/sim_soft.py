@@ -25,7 +25,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, embedding, lin
 
 from training.data.batch import Batch
 from training.modules.alike_histories import over_alike_histories, pad_rows, take_rows
-from training.modules.search import Search, keep_best, ranked
+from training.modules.search import RankedSearch, ranked
 from training.modules.search_options import SearchedAttentionOptions
 from training.modules.searched_attention import SearchedAttention
 from training.modules.split import HistoryPart, ItemLayout, RowLayout
@@ -45,7 +45,7 @@ def reads(options: Options) -> str:
     return options.part
 
 
-class InnerProductSearch(Search):
+class InnerProductSearch(RankedSearch):
     """Keeps the behaviors of the largest (W_b e_i) . (W_a e_a), the newest of equals."""
 
     def __init__(self, width: int, *, search_width: int, keep: int | None) -> None:
@@ -63,10 +63,9 @@ class InnerProductSearch(Search):
         """Return W_b e_i, (U, d), summed in float64."""
         return linear(items.double(), self.behavior.weight.double()).to(items.dtype)
 
-    def kept(self, targets: Tensor, items: Tensor, valid: Tensor) -> Tensor:
-        """Return the `keep` of the largest inner product."""
-        relevance = torch.matmul(targets.double(), items.double().transpose(1, 2))
-        return keep_best(ranked(relevance), valid, self.keep)
+    def ranks(self, targets: Tensor, items: Tensor) -> Tensor:
+        """Return the inner product, rounded."""
+        return ranked(torch.matmul(targets.double(), items.double().transpose(1, 2)))
 
 
 class SoftSearchAttention(SearchedAttention):

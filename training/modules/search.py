@@ -34,6 +34,20 @@ class Search(nn.Module):
         raise NotImplementedError
 
 
+class RankedSearch(Search):
+    """A search that keeps the `keep` behaviors ranked highest, the newer of equals; all of them for None."""
+
+    keep: int | None
+
+    def ranks(self, targets: Tensor, items: Tensor) -> Tensor:
+        """Return what behaviors are ranked by, (V, P, L): whole numbers in float64, as `keep_best` wants them."""
+        raise NotImplementedError
+
+    def kept(self, targets: Tensor, items: Tensor, valid: Tensor) -> Tensor:
+        """Return the `keep` ranked highest."""
+        return keep_best(self.ranks(targets, items), valid, self.keep)
+
+
 def keep_newest(matching: Tensor, keep: int | None) -> Tensor:
     """Return the newest `keep` of what matches, (..., L) bool, oldest first; None keeps all."""
     if keep is None:

@@ -28,8 +28,8 @@ from torch.nn.functional import embedding
 
 from training.modules.alike_histories import over_alike_histories, pad_rows, take_rows
 from training.modules.cross_features import CrossFeatures, CrossName, CrossProjection
-from training.modules.search import Search
-from training.modules.split import HistoryPart, RowLayout, ServedInterest
+from training.modules.search import RankedSearch, Search
+from training.modules.split import HistoryPart, RowLayout, ServedSearchingInterest
 from training.modules.target_attention import mix, output_map, scores_by_head
 
 
@@ -84,16 +84,24 @@ class SearchedAttention(nn.Module):
         return torch.cat([self.key(items), self.value(items)], dim=-1)
 
     def attend(
-        self, queries: Tensor, sought: Tensor, keys_values: Tensor, known: Tensor, part: HistoryPart
+        self,
+        queries: Tensor,
+        sought: Tensor,
+        keys_values: Tensor,
+        known: Tensor,
+        part: HistoryPart,
+        kept: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Search and attend over padded histories; return what the heads mixed (V, P, inner) and masses (V, P, A).
 
-        `keys_values` (U, 2 * A * head_width) and `known` (U, Wi) are those of `part.items`.
+        `keys_values` (U, 2 * A * head_width) and `known` (U, Wi) are those of `part.items`; `kept` (V, P, L) is what
+        the search keeps, if that is known.
         """
         by_head = (self.heads, self.head_width)
         valid = part.size > 0
-        with torch.no_grad():
-            kept = self.search.kept(sought, embedding(part.index, known), valid)
+        if kept is None:
+            with torch.no_grad():
+                kept = self.search.kept(sought, embedding(part.index, known), valid)
         both = self.cross_key_value(embedding(part.index, keys_values), self.cross, part)
         keys, values = both.unflatten(-1, (2, *by_head)).unbind(2)  # (V, L, A, d)
         mixed, mass = mix(
@@ -112,13 +120,16 @@ class SearchedAttention(nn.Module):
         return ServedSearchedAttention(self)
 
 
-class ServedSearchedAttention(ServedInterest):
+class ServedSearchedAttention(ServedSearchingInterest):
     """A searched attention with all that depends only on an item precomputed."""
+
+    newest_first = True
 
     def __init__(self, trained: SearchedAttention) -> None:
         super().__init__()
         self.trained = trained
         self.inner = trained.heads * trained.head_width
+        self.keep = trained.search.keep if isinstance(trained.search, RankedSearch) else None
 
     def last_map(self) -> Tensor | None:
         """Return W^o, and the identity for the masses beside it."""
@@ -134,10 +145,24 @@ class ServedSearchedAttention(ServedInterest):
             [self.trained.keys_values(embedding), self.trained.search.of_items(embedding)], dim=-1
         )
 
+    def ranks(self, columns: Tensor, history: Tensor, size: Tensor, age: Tensor, strength: Tensor) -> Tensor:
+        """Return what the search ranks by, (1, N, L)."""
+        search = self.trained.search
+        assert isinstance(search, RankedSearch)
+        ranks = search.ranks(columns[None, :, self.inner :], history[None, :, 2 * self.inner :])
+        return torch.where(size > 0, ranks, -torch.inf)
+
     def forward(
-        self, columns: Tensor, history: Tensor, size: Tensor, age: Tensor, strength: Tensor
+        self,
+        columns: Tensor,
+        history: Tensor,
+        size: Tensor,
+        age: Tensor,
+        strength: Tensor,
+        kept: Tensor | None = None,
     ) -> Tensor:
         """Return (N, out_width)."""
+        assert (kept is None) == (self.keep is None), "a search is done before, and then attended to"
         index = torch.arange(history.shape[0])[None]
         part = HistoryPart(history, index, size[None], age[None], strength[None])
         mixed, mass = self.trained.attend(
@@ -146,6 +171,7 @@ class ServedSearchedAttention(ServedInterest):
             history[:, : 2 * self.inner],
             history[:, 2 * self.inner :],
             part,
+            None if kept is None else (kept & (size > 0))[None],
         )
         out: Tensor = self.trained.output(mixed[0]) if self.ends_in_map else mixed[0]
         return torch.cat([out, mass[0]], dim=-1) if self.trained.mass else out

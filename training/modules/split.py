@@ -100,6 +100,38 @@ class ServedInterest(nn.Module):
         raise NotImplementedError
 
 
+class ServedSearchingInterest(ServedInterest):
+    """The served form of a module that may search (GSU).
+
+    It ranks in a graph of its own, `service.contract.search` keeps the best, and `forward` attends (ESU) to those.
+    """
+
+    keep: int | None = None
+    """How many positions the search keeps; None where there is no search."""
+    newest_first = False
+    """Whether the last position wins of those ranked equal, not the first."""
+
+    def ranks(self, columns: Tensor, history: Tensor, size: Tensor, age: Tensor, strength: Tensor) -> Tensor:
+        """Return what each of A lists ranks positions by, (A, N, L): whole numbers, padding lowest."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        columns: Tensor,
+        history: Tensor,
+        size: Tensor,
+        age: Tensor,
+        strength: Tensor,
+        kept: Tensor | None = None,
+    ) -> Tensor:
+        """Return the interest of the user in each candidate, (N, out).
+
+        Shapes:
+            kept: (N, L) bool, what the search keeps; None where there is no search. The rest as of `ServedInterest`.
+        """
+        raise NotImplementedError
+
+
 class ServedBackbone(nn.Module):
     """A backbone's served form; JRC's two logit columns are folded into one."""
 

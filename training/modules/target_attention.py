@@ -31,7 +31,7 @@ from service.contract.history import AGE_BUCKETS, STRENGTH_BUCKETS
 from training.modules.alike_histories import over_alike_histories, pad_rows, take_rows
 from training.modules.attention_options import AttentionOptions
 from training.modules.embeddings import INIT_STD
-from training.modules.split import HistoryPart, RowLayout, ServedInterest
+from training.modules.split import HistoryPart, RowLayout, ServedSearchingInterest
 
 CROSS_WIDTH = 8
 MASKED = -1e9
@@ -138,7 +138,7 @@ class TargetAttention(nn.Module):
         return ServedTargetAttention(self)
 
 
-class ServedTargetAttention(ServedInterest):
+class ServedTargetAttention(ServedSearchingInterest):
     """Target attention with queries, keys and values of items precomputed, and cross features folded to a table.
 
     What a cluster adds to all scores is one more column of its keys, which a 1 in every query meets; so that scores
@@ -171,30 +171,45 @@ class ServedTargetAttention(ServedInterest):
         """Return keys, then values without their cross features, (I, 2 * A * head_width)."""
         return torch.cat([self.key(embedding), self.value(embedding)], dim=-1)
 
+    def ranks(self, columns: Tensor, history: Tensor, size: Tensor, age: Tensor, strength: Tensor) -> Tensor:
+        """Return the scores of each head in steps of 1 / RANK_STEPS, (A, N, L)."""
+        bias = embedding(age * STRENGTH_BUCKETS + strength, self.crossed[:, : self.heads])
+        return torch.round(self._scores(columns, history, size, bias) * RANK_STEPS)
+
     def forward(
-        self, columns: Tensor, history: Tensor, size: Tensor, age: Tensor, strength: Tensor
+        self,
+        columns: Tensor,
+        history: Tensor,
+        size: Tensor,
+        age: Tensor,
+        strength: Tensor,
+        kept: Tensor | None = None,
     ) -> Tensor:
         """Return (N, out_width)."""
-        by_head = (self.heads, self.head_width)
-        held = (size > 0).to(size.dtype)
+        assert (kept is None) == (self.keep is None), "a search is done before, and then attended to"
         crossed = embedding(age * STRENGTH_BUCKETS + strength, self.crossed)  # (L, A + A * head_width)
-        of_size = _log_size(size, weigh_sizes=self.weigh_sizes) + (held - 1.0) * -MASKED
-        bias = crossed[:, : self.heads] + of_size[:, None]  # (L, A)
-        keys, values = history.split(history.shape[1] // 2, dim=-1)
-        keys = torch.cat([keys.unflatten(-1, by_head), bias[..., None]], dim=-1)  # (L, A, head_width + 1)
+        scores = self._scores(columns, history, size, crossed[:, : self.heads])
+        if kept is not None:
+            scores = scores + (kept.to(scores.dtype) - 1.0) * -MASKED
         # Padding has no share, unless there is nothing else; then its value must be 0.
-        values = ((values + crossed[:, self.heads :]) * held.amax(0)).unflatten(-1, by_head)
-        queries = columns.unflatten(-1, (self.heads, self.head_width + 1)).transpose(0, 1)  # (A, N, .)
-        scores = torch.matmul(queries, keys.permute(1, 2, 0))  # (A, N, L)
-        if self.keep is not None:
-            kept = kept_by_search(scores[None], self.keep) & (size > 0)
-            mixed, mass = (of_one[0] for of_one in mix(scores[None], values[None], kept))
-        else:
-            shares = torch.softmax(scores, dim=-1)
-            mixed = torch.matmul(shares, values.transpose(0, 1)).transpose(0, 1).flatten(1)
-            mass = softplus(scores.amax(-1) - torch.log(shares.amax(-1))).transpose(0, 1)
+        values = (history[:, history.shape[1] // 2 :] + crossed[:, self.heads :]) * (size > 0).to(
+            size.dtype
+        ).amax(0)
+        shares = torch.softmax(scores, dim=-1)
+        by_head = values.unflatten(-1, (self.heads, self.head_width))
+        mixed = torch.matmul(shares, by_head.transpose(0, 1)).transpose(0, 1).flatten(1)
+        mass = softplus(scores.amax(-1) - torch.log(shares.amax(-1))).transpose(0, 1)
         out: Tensor = self.output(mixed) if self.ends_in_map else mixed
         return torch.cat([out, mass], dim=-1) if self.mass else out
+
+    def _scores(self, columns: Tensor, history: Tensor, size: Tensor, bias: Tensor) -> Tensor:
+        """Return the scores of all heads, (A, N, L), MASKED for padding; `bias` is that of cross features, (L, A)."""
+        held = (size > 0).to(size.dtype)
+        of_size = _log_size(size, weigh_sizes=self.weigh_sizes) + (held - 1.0) * -MASKED
+        keys = history[:, : history.shape[1] // 2].unflatten(-1, (self.heads, self.head_width))
+        keys = torch.cat([keys, (bias + of_size[:, None])[..., None]], dim=-1)  # (L, A, head_width + 1)
+        queries = columns.unflatten(-1, (self.heads, self.head_width + 1)).transpose(0, 1)  # (A, N, .)
+        return torch.matmul(queries, keys.permute(1, 2, 0))
 
 
 def output_map(output: nn.Linear, *, masses: int) -> Tensor | None:

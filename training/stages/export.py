@@ -18,7 +18,7 @@ from service.contract.served_inputs import rows_by_catalogue_id
 from training.data.encoded import COUNTED_SIDES
 from training.export.int8_file import write_int8
 from training.export.item_encoder import ItemEncoder
-from training.export.onnx_file import write_item_encoder, write_onnx
+from training.export.onnx_file import write_item_encoder, write_onnx, write_search
 from training.export.served_scorer import ServedScorer
 from training.progress import Progress
 from training.stages.train import load_model
@@ -50,16 +50,15 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
     )
     if "int8" in bench.config.export.variants and not write_int8(out, bench.domains_of(config)):
         progress.say("int8: left out, the graph has no product that is large enough to gain by it")
+    searches = write_search(out, scorer, tables)
     write_item_encoder(out, ItemEncoder(trained, scorer).eval())
-    (out / GRAPH_FILE).write_bytes(
-        orjson.dumps(
-            {
-                "inputs": inputs,
-                "match_key_ends": match_key_ends(tables.match_keys),
-                "catalogue": bench.catalogue.ref().model_dump(),
-            }
-        )
-    )
+    graph = {
+        "inputs": inputs,
+        "searches": None if searches is None else searches.model_dump(),
+        "match_key_ends": match_key_ends(tables.match_keys),
+        "catalogue": bench.catalogue.ref().model_dump(),
+    }
+    (out / GRAPH_FILE).write_bytes(orjson.dumps(graph))
     report = out / artefact.REPORT_FOLDER
     report.mkdir()
     for path in bench.done("evaluate", model).iterdir():

@@ -10,7 +10,7 @@ variant of less precision has a gate of its own, and one that fails is left out.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,7 +65,7 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
     folder = out / ARTEFACT_FOLDER
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("stage.json", GRAPH_FILE))
     metrics = orjson.loads((folder / REPORT_FOLDER / METRICS_FILE).read_bytes())
-    draft = _draft(bench, model, tuple(graph["inputs"]), tuple(graph["match_key_ends"]), metrics)
+    draft = _draft(bench, model, graph, metrics)
     served = ServedGraph(folder, bench.catalogue, draft)
     data = bench.encoded_for(bench.config.models[model], progress)
     trained = load_model(bench, model, progress)
@@ -271,21 +271,14 @@ def _gate(
         raise StageError(f"{what} {difference:.2e} {where}, the limit is {limit:.0e}: not sealed")
 
 
-def _draft(
-    bench: Workbench,
-    model: str,
-    inputs: tuple[str, ...],
-    match_key_ends: tuple[int, ...],
-    metrics: list[dict[str, Any]],
-) -> Manifest:
-    """Return the manifest but for what sealing adds. `metrics` are those that the export carries."""
+def _draft(bench: Workbench, model: str, graph: Mapping[str, Any], metrics: list[dict[str, Any]]) -> Manifest:
+    """Return the manifest but for what sealing adds. `graph` and `metrics` are those that the export carries."""
+    inputs = tuple(graph["inputs"])
     spec, config = bench.dataset.spec, bench.config
     chosen, limits = config.models[model], config.history.limits
     features = bench.features_of(chosen)
-    unread = {
-        "recents_max": RECENT_ITEM,
-        "behaviors_max": BEHAVIOR_ITEM,
-    }  # what nothing reads nobody lays out
+    # What nothing reads nobody lays out.
+    unread = {"recents_max": RECENT_ITEM, "behaviors_max": BEHAVIOR_ITEM}
     limits = limits.model_copy(update={limit: 0 for limit, tensor in unread.items() if tensor not in inputs})
     return Manifest(
         name=model,
@@ -300,10 +293,11 @@ def _draft(
         tasks=bench.tasks_of(chosen),
         features=tuple(f for f in features if f.side is not Side.ITEM),
         item_features=new_item_features(features),
-        match_key_ends=match_key_ends,
+        match_key_ends=tuple(graph["match_key_ends"]),
         history=limits,
         items_count=len(bench.catalogue_ids),
         graph_inputs=inputs,
+        searches=graph["searches"],
         parity=Parity(rows_count=0, logit_difference_max=0.0, logit_difference_limit=LOGIT_DIFFERENCE_LIMIT),
         metrics=tuple(
             TaskMetrics.model_validate({name: row[name] for name in TaskMetrics.model_fields})

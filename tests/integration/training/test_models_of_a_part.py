@@ -14,11 +14,11 @@ import polars as pl
 import pytest
 
 from service.app import create_app
-from service.contract.artefact import read_artefact
+from service.contract.artefact import SEARCH_FILE, read_artefact
 from service.contract.features import Side
 from service.contract.golden import read_golden
-from service.contract.manifest import Manifest
-from service.contract.served_inputs import BEHAVIOR_ITEM, read_item_tables
+from service.contract.manifest import Manifest, SearchSpec
+from service.contract.served_inputs import BEHAVIOR_ITEM, RECENT_ITEM, read_item_tables
 from service.settings import Settings
 from tests.support.pipelines import changed, copied, run
 from training.config import PipelineConfig
@@ -45,6 +45,10 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "two": {
         "backbone": {"name": "star", "hidden": [6], "auxiliary_width": 3, "domain_width": 2},
+        "interests": [
+            {"name": "twin_v2", "keep": 2, "heads": 2, "head_width": 4, "out_width": 3},
+            {"name": "short_term", "heads": 2, "head_width": 4, "out_width": 3},
+        ],
         "domains": ["mail", "home"],
         "leave_out": ["match", "device"],
         "embedding_width": 3,
@@ -88,7 +92,18 @@ def test_an_artefact_asks_for_raw_behaviors_only_where_its_graph_reads_them(seal
         _, manifest = artefact_of(sealed, name)
         assert manifest.history.behaviors_max == count
         assert (BEHAVIOR_ITEM in manifest.graph_inputs) == (count > 0)
-        assert manifest.history.recents_max == sealed.history.limits.recents_max
+        reads_recents = RECENT_ITEM in manifest.graph_inputs
+        assert manifest.history.recents_max == reads_recents * sealed.history.limits.recents_max
+
+
+def test_an_artefact_carries_the_graph_of_its_searches_alone(sealed: PipelineConfig) -> None:
+    folder, manifest = artefact_of(sealed, "one")
+    assert manifest.searches is None and SEARCH_FILE not in manifest.files
+    folder, manifest = artefact_of(sealed, "two")
+    assert manifest.searches is not None and (folder / SEARCH_FILE).is_file()
+    assert SEARCH_FILE in manifest.files
+    expected = SearchSpec(interest="twin_v2", part="clusters", keep=2, newest_first=False)
+    assert manifest.searches.each == (expected,)
 
 
 def test_item_tables_have_the_domains_and_the_keys_of_the_model(sealed: PipelineConfig) -> None:

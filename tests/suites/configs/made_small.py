@@ -22,7 +22,7 @@ import yaml
 
 from service.contract.manifest import TaskSpec
 from service.models.live import load_model as load_live
-from tests.suites.models.built import furthest, graph_inputs, item_tables
+from tests.suites.models.built import furthest, item_tables, searched_inputs
 from tests.support.pipelines import changed, run
 from training.config import ModelConfig, PipelineConfig, load_config
 from training.data.sources.complete_journey import TASKS
@@ -176,7 +176,7 @@ def train(config: PipelineConfig, model: str) -> Trained:
     with torch.inference_mode():
         pairs = (
             (
-                scorer(**graph_inputs(data, tables, case))[0].numpy(),
+                scorer(**searched_inputs(scorer, data, tables, case))[0].numpy(),
                 reference_logits(trained, data, case),
             )
             for case in few

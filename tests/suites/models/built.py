@@ -16,12 +16,20 @@ from torch import Tensor, nn
 
 from service.contract.history import F32, History
 from service.contract.manifest import TaskSpec
-from service.contract.served_inputs import Feeds, ItemTables, assemble, rows_by_catalogue_id
+from service.contract.search import kept_of
+from service.contract.served_inputs import (
+    ITEM_SHARED,
+    PARTS,
+    Feeds,
+    ItemTables,
+    assemble,
+    rows_by_catalogue_id,
+)
 from tests.support.synthetic_dataset import DOMAINS
 from training.config import ModelConfig
 from training.data.encoded import EncodedData
 from training.export.raw_requests import Case
-from training.export.served_scorer import DOMAIN, INPUT_NAMES, ItemTableContent
+from training.export.served_scorer import DOMAIN, INPUT_NAMES, ItemTableContent, ServedScorer, ServedSearch
 from training.fit import batch_builder
 from training.model import CtrModel
 from training.modules.split import HistoryPart, RowLayout
@@ -214,6 +222,21 @@ def graph_inputs(data: EncodedData, tables: ItemTables, case: Case) -> dict[str,
     feeds = {**feeds_of(data, tables, case), DOMAIN: data.domain[[case.request]].astype(np.int64)}
     none = np.zeros(0, np.float32)
     return {name: torch.from_numpy(np.ascontiguousarray(feeds.get(name, none))) for name in INPUT_NAMES}
+
+
+def searched_inputs(
+    scorer: ServedScorer, data: EncodedData, tables: ItemTables, case: Case
+) -> dict[str, Any]:
+    """Return `graph_inputs`, and what the scorer's searches keep."""
+    inputs = graph_inputs(data, tables, case)
+    searches = scorer.searches
+    parts = {s.part: [inputs[name] for name in PARTS[s.part]] for s in searches}
+    ranks = ServedSearch(scorer)(inputs[ITEM_SHARED], parts)
+    kept = {
+        s.interest: torch.from_numpy(kept_of(own.numpy(), s.keep, newest_first=s.newest_first))
+        for s, own in zip(searches, ranks, strict=True)
+    }
+    return {**inputs, "kept": kept}
 
 
 def furthest(pairs: Iterator[tuple[F32, F32]]) -> float:

@@ -9,15 +9,17 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 
 from service.contract import served_inputs as names
-from service.contract.artefact import ITEM_ENCODER_FILE, SCORER_WEIGHTS_FILE, scorer_file
+from service.contract.artefact import ITEM_ENCODER_FILE, SCORER_WEIGHTS_FILE, SEARCH_FILE, scorer_file
 from service.contract.features import Side
 from service.contract.history import F32
-from service.contract.manifest import Precision
+from service.contract.manifest import Precision, Searches
+from service.contract.search import kept_input, ranks_output, with_kept
 from service.contract.served_inputs import ItemTables
 from tests.suites.models.built import (
     TASKS,
@@ -31,7 +33,7 @@ from tests.suites.models.built import (
 from training.data.encoded import COUNTED_SIDES, EncodedData
 from training.export import int8_file
 from training.export.item_encoder import ItemEncoder
-from training.export.onnx_file import write_item_encoder, write_onnx
+from training.export.onnx_file import write_item_encoder, write_onnx, write_search
 from training.export.parity import reference_logits
 from training.export.raw_requests import Case
 from training.export.served_scorer import DOMAIN, INPUT_NAMES, ServedScorer
@@ -52,6 +54,8 @@ class Exported:
     folder: Path
     inputs: tuple[str, ...]
     sessions: Mapping[str, onnxruntime.InferenceSession]
+    searches: Searches | None
+    search: onnxruntime.InferenceSession | None
 
     def run(
         self,
@@ -62,6 +66,8 @@ class Exported:
     ) -> F32:
         """Return an output of the graph of the case's domain, or of another in its place."""
         feeds = feeds_of(data, self.tables, case)
+        if self.searches is not None and self.search is not None:
+            feeds = with_kept(feeds, self.searches, self.search.run)
         session = (sessions or self.sessions)[data.domains[int(data.domain[case.request])]]
         out: F32 = session.run([output], {name: feeds[name] for name in self.inputs})[0]
         return out
@@ -87,20 +93,21 @@ def export(model: CtrModel, data: EncodedData, folder: Path) -> Exported:
         candidate_features=sum(f.side in (Side.CANDIDATE, *COUNTED_SIDES) for f in data.features),
     )
     write_item_encoder(folder, ItemEncoder(model, scorer).eval())
-    return Exported(model, item_tables(content), folder, inputs, sessions_of(folder, data))
+    searches = write_search(folder, scorer, content)
+    search = None if searches is None else session_of(folder / SEARCH_FILE)
+    return Exported(model, item_tables(content), folder, inputs, sessions_of(folder, data), searches, search)
 
 
 def sessions_of(
     folder: Path, data: EncodedData, precision: Precision = "fp32"
 ) -> dict[str, onnxruntime.InferenceSession]:
+    return {domain: session_of(folder / scorer_file(domain, precision)) for domain in data.domains}
+
+
+def session_of(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    return {
-        domain: onnxruntime.InferenceSession(
-            folder / scorer_file(domain, precision), options, providers=["CPUExecutionProvider"]
-        )
-        for domain in data.domains
-    }
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def test_logits_equal_the_training_graphs(exported: Exported, data: EncodedData, cases: list[Case]) -> None:
@@ -202,7 +209,30 @@ def test_the_item_encoder_makes_the_rows_of_the_tables(exported: Exported, data:
 
 
 def test_inputs_are_the_contracts(exported: Exported) -> None:
-    assert set(exported.inputs) <= set(INPUT_NAMES) - {DOMAIN}
+    kept = set() if exported.searches is None else {kept_input(s.interest) for s in exported.searches.each}
+    assert kept <= set(exported.inputs) <= (set(INPUT_NAMES) - {DOMAIN}) | kept
     assert {names.USER_IDS, names.CANDIDATE_IDS, names.ITEM_SHARED} <= set(exported.inputs)
     for session in exported.sessions.values():
         assert tuple(node.name for node in session.get_inputs()) == exported.inputs
+
+
+def test_a_search_is_a_graph_of_its_own_and_no_graph_has_topk_but_of_unsplit_modules(
+    request: pytest.FixtureRequest, exported: Exported
+) -> None:
+    choice: Choice = request.node.callspec.params["exported"]
+    searching = {i["name"] for i in choice.interests if i.get("keep") and i["name"] != "sim_hard"}
+    graphs = [exported.folder / scorer_file(domain) for domain in exported.sessions]
+    if choice.plain or not searching:
+        assert exported.searches is None and not (exported.folder / SEARCH_FILE).exists()
+    else:
+        assert exported.searches is not None and exported.search is not None
+        assert {s.interest for s in exported.searches.each} == searching
+        assert {s.keep for s in exported.searches.each} == {3}
+        found = [node.name for node in exported.search.get_outputs()]
+        assert found == [ranks_output(s.interest) for s in exported.searches.each]
+        assert {node.name for node in exported.search.get_inputs()} == set(exported.searches.graph_inputs)
+        graphs.append(exported.folder / SEARCH_FILE)
+    operators = {
+        node.op_type for graph in graphs for node in onnx.load(graph, load_external_data=False).graph.node
+    }
+    assert ("TopK" in operators) == (choice.plain and bool(searching))

@@ -14,8 +14,8 @@ from tests.suites.models.built import (
     build,
     every_choice,
     furthest,
-    graph_inputs,
     item_tables,
+    searched_inputs,
 )
 from training.config import ModelConfig
 from training.data.encoded import EncodedData
@@ -73,7 +73,7 @@ def test_served_modules_score_as_they_were_trained(
         with torch.inference_mode():
             worst = furthest(
                 (
-                    scorer(**graph_inputs(data, tables, case))[0].numpy(),
+                    scorer(**searched_inputs(scorer, data, tables, case))[0].numpy(),
                     reference_logits(model, data, case),
                 )
                 for case in cases

@@ -39,9 +39,9 @@ STAR_TWICE_AND_ANOTHER = [
 ]
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    config = ModelConfig.model_validate({"backbone": "mlp", "interests": ["mean_pooling"]})
+@pytest.fixture(scope="module", params=["mean_pooling", {"name": "twin_v2", "keep": 100}], ids=str)
+def served(request, tmp_path_factory):
+    config = ModelConfig.model_validate({"backbone": "mlp", "interests": [request.param]})
     return serve(config, tmp_path_factory.mktemp("graph"))
 
 

@@ -13,14 +13,15 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from service.contract.artefact import SCORER_WEIGHTS_FILE, scorer_file
+from service.contract.artefact import SCORER_WEIGHTS_FILE, SEARCH_FILE, scorer_file
 from service.contract.features import Side
-from service.contract.manifest import TaskSpec
+from service.contract.manifest import SearchSpec, TaskSpec
+from service.contract.search import with_kept
 from tests.suites.models.built import SMALL, feeds_of, furthest, item_tables
 from tests.support.synthetic_encoded import tiny_encoded
 from training.config import ModelConfig
 from training.data.encoded import COUNTED_SIDES
-from training.export.onnx_file import EXTERNAL_BYTES_MIN, OPSET, write_by_domain, write_onnx
+from training.export.onnx_file import EXTERNAL_BYTES_MIN, OPSET, write_by_domain, write_onnx, write_search
 from training.export.parity import LOGIT_DIFFERENCE_LIMIT, draw_cases, reference_logits
 from training.export.served_scorer import DOMAIN, INPUT_NAMES, ServedScorer
 from training.model import CtrModel
@@ -39,7 +40,7 @@ def test_one_domain_one_task_and_no_candidate_features(tmp_path: Path) -> None:
     config = ModelConfig.model_validate(
         {
             "backbone": {"name": "star", **SMALL["star"]},
-            "interests": [{"name": "twin_v2", **SMALL["twin_v2"], "keep": 50}],
+            "interests": [{"name": "twin_v2", **SMALL["twin_v2"], "keep": 5}],
             "embedding_width": 3,
         }
     )
@@ -59,24 +60,29 @@ def test_one_domain_one_task_and_no_candidate_features(tmp_path: Path) -> None:
     inputs = write_onnx(
         folder, scorer, content, domains=data.domains, user_features=user_features, candidate_features=0
     )
+    searches = write_search(folder, scorer, content)
     assert levels == [logging.getLogger(name).level for name in ("torch.onnx", "onnxscript")]
 
     path = folder / scorer_file("home")
     graph = onnx.load(str(path))
     assert {o.domain: o.version for o in graph.opset_import}[""] == OPSET
     assert [o.name for o in graph.graph.output] == ["logit", "probability"]
-    assert set(inputs) <= set(INPUT_NAMES) - {DOMAIN}
-    assert {"user_ids", "item_shared", "cluster_item", "cluster_size"} <= set(inputs)
+    assert set(inputs) <= set(INPUT_NAMES) - {DOMAIN} | {"kept_twin_v2"}
+    assert {"user_ids", "item_shared", "cluster_item", "cluster_size", "kept_twin_v2"} <= set(inputs)
     assert not [name for name in inputs if name.startswith(("recent", "behavior"))]  # which no module reads
     assert inputs == tuple(value.name for value in graph.graph.input)
     written = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    assert written == {"scorer/home.onnx", SCORER_WEIGHTS_FILE}  # nothing beside them
+    assert written == {"scorer/home.onnx", SCORER_WEIGHTS_FILE, SEARCH_FILE}  # nothing beside them
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    search = onnxruntime.InferenceSession(folder / SEARCH_FILE, providers=["CPUExecutionProvider"])
+    assert searches is not None and searches.each == (
+        SearchSpec(interest="twin_v2", part="clusters", keep=5, newest_first=False),
+    )
     tables = item_tables(content)
     pairs = []
     for case in draw_cases(data, rows_min=1, rng=np.random.default_rng(0)):
-        feeds = feeds_of(data, tables, case)
+        feeds = with_kept(feeds_of(data, tables, case), searches, search.run)
         logit = session.run(["logit"], {name: feeds[name] for name in inputs})[0]
         pairs.append((logit, reference_logits(model, data, case)))
     assert furthest(iter(pairs)) <= LOGIT_DIFFERENCE_LIMIT

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support.served_interest import read_served
 from tests.unit.training.interest.histories import (
     ITEM,
     at,
@@ -21,7 +22,7 @@ from tests.unit.training.interest.histories import (
     ragged,
 )
 from training.model import part_read
-from training.modules.split import HistoryPart, RowLayout
+from training.modules.split import HistoryPart, RowLayout, ServedInterest
 from training.plugins import load_plugin, plugin_names
 
 NEEDED: dict[str, dict[str, Any]] = {"sim_hard": {"by": "category"}}
@@ -136,15 +137,14 @@ def test_the_order_of_a_history_does_not_matter_where_all_of_it_is_read(
 @pytest.mark.parametrize(("name", "options"), MADE)
 def test_the_served_form_equals_the_trained_one(name: str, options: dict[str, Any]) -> None:
     made = built(name, **options)
-    served: nn.Module = made.served()  # type: ignore[operator]
-    columns = served.item_columns(TARGETS)  # type: ignore[operator]
+    served: ServedInterest = made.served()  # type: ignore[operator]
+    columns = served.item_columns(TARGETS)
 
     def as_served(part: HistoryPart) -> torch.Tensor:
-        of_items = served.history_columns(part.items)  # type: ignore[operator]
-        out: torch.Tensor = served(
-            columns, of_items[part.index[0]], part.size[0], part.age[0], part.strength[0]
+        of_items = served.history_columns(part.items)
+        return read_served(
+            served, columns, of_items[part.index[0]], part.size[0], part.age[0], part.strength[0]
         )
-        return out
 
     for part in (history(9), history(1), history(60)):
         close(as_served(part), read(made, part))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from service.contract.search import kept_of
 from training.modules.search import keep_best, keep_newest, ranked
 
 
@@ -33,6 +34,16 @@ def test_best_are_the_highest_that_are_real_and_the_newest_of_equals(length: int
             expected = sorted(real, key=lambda i, s=score[visit, row]: (-s[i].item(), -i))[:keep]  # type: ignore[misc]
             assert set(np.flatnonzero(kept[visit, row].numpy())) == set(expected)
     assert torch.equal(keep_best(score, valid, None), valid[:, None].expand(3, 4, -1))
+
+
+@pytest.mark.parametrize(("length", "keep"), [(1, 5), (5, 5), (6, 5), (600, 48)])
+@pytest.mark.parametrize("spread", [3, 2**30])
+def test_serving_keeps_what_training_keeps(length: int, keep: int, spread: int) -> None:
+    random = torch.Generator().manual_seed(length)
+    score = torch.randint(-spread, spread, (1, 7, length), generator=random).double()
+    score[..., ::3] = score[..., :1].clone()
+    expected = keep_best(score, torch.ones(1, length, dtype=torch.bool), keep)
+    assert kept_of(score.numpy(), keep, newest_first=True).tolist() == expected[0].tolist()
 
 
 def test_padding_is_never_kept_however_low_the_real_ones_score() -> None:

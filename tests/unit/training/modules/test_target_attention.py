@@ -11,10 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from service.contract.search import kept_of
+from tests.support.served_interest import read_served
 from training.modules.attention_options import AttentionOptions
 from training.modules.embeddings import INIT_STD
 from training.modules.split import HistoryPart, RowLayout
-from training.modules.target_attention import TargetAttention, attend, kept_by_search, scores_by_head
+from training.modules.target_attention import (
+    RANK_STEPS,
+    TargetAttention,
+    attend,
+    kept_by_search,
+    scores_by_head,
+)
 
 # TWIN and TWIN V2 (arXiv:2302.02352, arXiv:2407.16357) by hand: 6 behaviors, 2 heads, float64
 K_H = np.sin(np.arange(1.0, 25)).reshape(6, 4)
@@ -158,6 +166,20 @@ def test_equal_clusters_do_not_make_the_search_depend_on_order_padding_or_compan
         close(alone, mixed[:, target : target + 1], atol=1e-5)
 
 
+@pytest.mark.parametrize("heads", [1, 3, 4])
+@pytest.mark.parametrize(("length", "keep"), [(1, 5), (5, 5), (6, 5), (200, 100), (600, 100)])
+@pytest.mark.parametrize("spread", [0.002, 1.0, 1e4, 1e7])
+def test_serving_keeps_what_training_keeps(heads: int, length: int, keep: int, spread: float) -> None:
+    """Of the same scores, a third of them equal; as large as keys of 32 bits hold, and larger."""
+    random = torch.Generator().manual_seed(length)
+    scores = torch.randn(1, heads, 7, length, generator=random) * spread
+    scores[..., ::3] = scores[..., :1].clone()
+    kept = kept_of(torch.round(scores[0] * RANK_STEPS).numpy(), keep, newest_first=False)
+    assert kept.tolist() == kept_by_search(scores, keep)[0, 0].tolist()
+    alone = kept_of(torch.round(scores[0, :, :1] * RANK_STEPS).numpy(), keep, newest_first=False)
+    assert alone.tolist() == kept[:1].tolist()
+
+
 def test_search_stops_at_keep_when_heads_disagree_and_ignores_padding() -> None:
     scores = torch.tensor([[[[3.0, 2.0, 1.0, -1e9]], [[1.0, 2.0, 3.0, -1e9]]]])
     assert kept_by_search(scores, 1)[0, 0, 0].tolist() == [True, False, False, False]
@@ -224,8 +246,7 @@ def as_served(made: TargetAttention, part: HistoryPart, dtype: torch.dtype = tor
     served = copy.deepcopy(made).served().to(dtype)
     of_items = served.history_columns(part.items.to(dtype))[part.index[0]]
     columns = served.item_columns(TARGETS.to(dtype))
-    out: Tensor = served(columns, of_items, part.size[0].to(dtype), part.age[0], part.strength[0])
-    return out
+    return read_served(served, columns, of_items, part.size[0].to(dtype), part.age[0], part.strength[0])
 
 
 def slow(made: TargetAttention, target: np.ndarray, part: HistoryPart, history_row: int = 0) -> np.ndarray:
