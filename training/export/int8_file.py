@@ -33,13 +33,12 @@ def write_int8(folder: Path, domains: Sequence[str]) -> int:
 
     Where there is none, nothing is written.
     """
-    counts = set()
-    for domain in domains:
-        graph, products_count = quantized(folder / scorer_file(domain))
-        counts.add(products_count)
-        if products_count:
+    made = {domain: quantized(folder / scorer_file(domain)) for domain in domains}
+    products_count = min(count for _, count in made.values())
+    if products_count:
+        for domain, (graph, _) in made.items():
             onnx.save(graph, str(folder / scorer_file(domain, "int8")))
-    return min(counts)
+    return products_count
 
 
 def quantized(path: Path) -> tuple[onnx.ModelProto, int]:
@@ -49,27 +48,28 @@ def quantized(path: Path) -> tuple[onnx.ModelProto, int]:
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     relus = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Relu"}
     nodes: list[NodeProto] = []
+    replaced: set[str] = set()  # the weights, and what ReLU gave
     count = 0
     for node in model.graph.node:
-        weight = _weight_of(node, weights, path.parent) if node.input[0] in over_candidates else None
+        weight = _weight_of(node, over_candidates, weights, path.parent)
         if weight is None:
             nodes.append(node)
             continue
         rows = node.input[0]
         product = _Product(node, model.graph)
         nodes += product.of_positive(relus[rows], weight) if rows in relus else product.of_any(rows, weight)
+        replaced.update(node.input[:2])
         count += 1
-    _replace_nodes(model.graph, nodes)
+    _replace_nodes(model.graph, nodes, unread=replaced - {name for node in nodes for name in node.input})
     if all(opset.domain != RUNTIME_DOMAIN for opset in model.opset_import):
         model.opset_import.append(helper.make_opsetid(RUNTIME_DOMAIN, 1))
     return model, count
 
 
-def _replace_nodes(graph: onnx.GraphProto, nodes: list[NodeProto]) -> None:
-    """Let a graph have these nodes and the weights that they read, without ReLUs that nothing reads any more."""
-    read = {name for node in nodes for name in node.input}
-    nodes = [node for node in nodes if node.op_type != "Relu" or node.output[0] in read]
-    weights = [tensor for tensor in graph.initializer if tensor.name in read]
+def _replace_nodes(graph: onnx.GraphProto, nodes: list[NodeProto], *, unread: set[str]) -> None:
+    """Let a graph have these nodes, without the weights and ReLUs whose names nothing reads any more."""
+    nodes = [node for node in nodes if node.op_type != "Relu" or node.output[0] not in unread]
+    weights = [tensor for tensor in graph.initializer if tensor.name not in unread]
     del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(nodes)
     graph.initializer.extend(weights)
@@ -96,9 +96,13 @@ def _over_candidates(graph: onnx.GraphProto) -> Iterator[str]:
             yield name
 
 
-def _weight_of(node: NodeProto, weights: dict[str, TensorProto], folder: Path) -> F32 | None:
-    """Return the weight (K, H) that a node multiplies rows (N, K) with, None where it is none or a small one."""
-    if node.op_type not in ("Gemm", "MatMul") or node.input[1] not in weights:
+def _weight_of(
+    node: NodeProto, over_candidates: set[str], weights: dict[str, TensorProto], folder: Path
+) -> F32 | None:
+    """Return the weight (K, H) that a node multiplies candidates' rows (N, K) with, None where it is none or small."""
+    if node.op_type not in ("Gemm", "MatMul"):
+        return None
+    if node.input[0] not in over_candidates or node.input[1] not in weights:
         return None
     tensor = weights[node.input[1]]
     given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
