@@ -192,9 +192,8 @@ class ServedTargetAttention(ServedSearchingInterest):
         if kept is not None:
             scores = scores + (kept.to(scores.dtype) - 1.0) * -MASKED
         # Padding has no share, unless there is nothing else; then its value must be 0.
-        values = (history[:, history.shape[1] // 2 :] + crossed[:, self.heads :]) * (size > 0).to(
-            size.dtype
-        ).amax(0)
+        held = (size > 0).to(size.dtype).amax(0)
+        values = (history[:, history.shape[1] // 2 :] + crossed[:, self.heads :]) * held
         shares = torch.softmax(scores, dim=-1)
         by_head = values.unflatten(-1, (self.heads, self.head_width))
         mixed = torch.matmul(shares, by_head.transpose(0, 1)).transpose(0, 1).flatten(1)

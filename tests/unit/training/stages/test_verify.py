@@ -10,10 +10,11 @@ import orjson
 import pytest
 from onnx import helper
 
-from service.contract.artefact import ITEM_ENCODER_FILE, read_artefact, scorer_file
+from service.contract.artefact import ITEM_ENCODER_FILE, SEARCH_FILE, read_artefact, scorer_file
 from service.contract.features import Side
 from service.contract.golden import read_golden, replay_golden
 from service.contract.manifest import Manifest
+from service.contract.search import with_kept
 from service.contract.served_inputs import (
     ITEM_BY_DOMAIN,
     ITEM_FEATURE_IDS,
@@ -66,6 +67,14 @@ def graphs_of(folder: Path, manifest: Manifest) -> Graphs:
         domain: onnxruntime.InferenceSession(folder / scorer_file(domain), providers=["CPUExecutionProvider"])
         for domain in manifest.domains
     }
+
+
+def searched(folder: Path, manifest: Manifest, feeds: Feeds) -> Feeds:
+    """Return a request's tensors and what the artefact's searches keep, in a session of its own."""
+    if manifest.searches is None:
+        return feeds
+    search = onnxruntime.InferenceSession(folder / SEARCH_FILE, providers=["CPUExecutionProvider"])
+    return with_kept(feeds, manifest.searches, search.run)
 
 
 def refuse(config: PipelineConfig, message: str, error: type[Exception] = StageError) -> None:
@@ -125,8 +134,15 @@ def test_golden_requests_replay_in_a_session_of_their_own(config: PipelineConfig
         manifest = read_artefact(folder)
         graphs = graphs_of(folder, manifest)
 
-        def probabilities(domain: str, feeds: Feeds, graphs: Graphs = graphs) -> np.ndarray:
+        def probabilities(
+            domain: str,
+            feeds: Feeds,
+            graphs: Graphs = graphs,
+            folder: Path = folder,
+            manifest: Manifest = manifest,
+        ) -> np.ndarray:
             wanted = [node.name for node in graphs[domain].get_inputs()]
+            feeds = searched(folder, manifest, feeds)
             return np.asarray(graphs[domain].run(["probability"], {name: feeds[name] for name in wanted})[0])
 
         items = onnxruntime.InferenceSession(folder / ITEM_ENCODER_FILE, providers=["CPUExecutionProvider"])
