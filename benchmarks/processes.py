@@ -4,10 +4,10 @@
 
 The registry is `large_artefact.py`'s, the server `python -m service` with its own store. For each number of workers it
 is started twice: with the artefact's files dropped from the page cache, and with them in it. *Ready* is from the start
-of the process until the last worker has logged that it is. Then all workers answer requests of CANDIDATES_COUNT
-candidates, and /proc/PID/smaps_rollup says what each holds: *own* is anonymous memory, which nobody shares; *resident*
-includes the mapped pages of files; *all* is the sum of their proportional sizes (PSS), where each page counts once.
-Linux only. Writes a table into docs/performance.md.
+of the process until the last worker has logged that it is; *processor* is what a worker took for that. Then all workers
+answer requests of CANDIDATES_COUNT candidates, and /proc/PID/smaps_rollup says what each holds: *own* is anonymous
+memory, which nobody shares; *resident* includes the mapped pages of files; *all* is the sum of their proportional sizes
+(PSS), where each page counts once. Linux only. Writes a table into docs/performance.md.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from benchmarks.large_artefact import item_id_of, write_registry
 from benchmarks.made_up_request import DOMAINS
 from benchmarks.report import placed
 from benchmarks.results import write_results
-from benchmarks.servers import ServerError, free_port
+from benchmarks.servers import ServerError, cpu_s_of, free_port
 
 ITEMS_COUNT: Final = 1_000_000
 WORKERS_COUNTS: Final = (1, 2, 4)
@@ -106,6 +106,7 @@ def measured(folder: Path, temporary: Path, *, items_count: int, workers: int, c
     print(f"{workers} workers, {'cold' if cold else 'warm'}", file=sys.stderr, flush=True)
     log = temporary / "log"
     with serving(folder, temporary / "store", log, workers=workers) as (port, pids, ready_s):
+        processor_s = median(_processor_s(pid) for pid in pids)
         ask(port, items_count=items_count)
         memories = [memory_of(pid) for pid in pids]
     own = [memory.own_bytes for memory in memories]
@@ -115,6 +116,7 @@ def measured(folder: Path, temporary: Path, *, items_count: int, workers: int, c
         "workers": workers,
         "page_cache": "cold" if cold else "warm",
         "ready_s": round(ready_s, 2),
+        "processor_s": round(processor_s, 2),
         "resident_bytes": int(median(memory.resident_bytes for memory in memories)),
         "own_bytes": int(median(own)),
         "own_bytes_max": max(own),
@@ -194,6 +196,10 @@ def ask(port: int, *, items_count: int) -> None:
         list(pool.map(one, range(REQUESTS_COUNT)))
 
 
+def _processor_s(pid: int) -> float:
+    return cpu_s_of(Path(f"/proc/{pid}/stat").read_text(), ticks_per_s=os.sysconf("SC_CLK_TCK"))
+
+
 def memory_of(pid: int) -> Memory:
     """Return what a process holds now."""
     kib = dict(re.findall(r"^(\w+): +(\d+) kB$", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M))
@@ -219,13 +225,27 @@ def rendered(results: Mapping[str, Any]) -> str:
     """Return the results as Markdown: where they come from, and a table."""
     meta, rows = results["meta"], results["rows"]
     versions = ", ".join(f"{name} {version}" for name, version in meta["versions"].items())
-    header = ["workers", "page cache", "ready, s", "resident, MiB", "own, MiB", "own, most, MiB", "all, MiB"]
+    header = [
+        "workers",
+        "page cache",
+        "ready, s",
+        "processor, s",
+        "resident, MiB",
+        "own, MiB",
+        "own, most, MiB",
+        "all, MiB",
+    ]
 
     def line(row: Mapping[str, Any]) -> Sequence[object]:
         sizes = [
             row[key] / MIB for key in ("resident_bytes", "own_bytes", "own_bytes_max", "all_workers_bytes")
         ]
-        return [str(row["workers"]), row["page_cache"], float(row["ready_s"]), *sizes]
+        return [
+            str(row["workers"]),
+            row["page_cache"],
+            *(float(row[key]) for key in ("ready_s", "processor_s")),
+            *sizes,
+        ]
 
     return "\n\n".join(
         [

@@ -214,7 +214,7 @@ class CandidateFile:
         column = table.column(name)
         if pa.types.is_timestamp(column.type):
             column = column.cast(pa.timestamp("ms", column.type.tz), safe=False)
-        column = column.cast(pa.int64())
+        column = column.cast(pa.int64(), safe=False)  # what overflows is negative then
         self._check_rows(pc.is_null(column), rows, name, "empty: every row needs a moment, or none has one")
         outside = pc.or_(pc.less(column, 0), pc.greater(column, AT_MS_MAX))
         self._check_rows(outside, rows, name, "no time in ms since 1970, before the year 10000")
@@ -330,9 +330,7 @@ def _marking_last(tables: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
 
 
 def _is_text(found: Any) -> bool:
-    return bool(
-        pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found)
-    )
+    return bool(pa.types.is_string(found) or pa.types.is_large_string(found))
 
 
 def _is_id(found: Any) -> bool:

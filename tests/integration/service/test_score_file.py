@@ -168,6 +168,63 @@ async def test_domain_moment_model_limit_and_columns_are_told_by_options(
     assert summary["features_without_column"] == ["store_id", "location"]
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"at_ms": pa.array([AT_MS] * 4, pa.timestamp("ms", "UTC"))},
+        {"at_ms": pa.array([AT_MS * 1000] * 4, pa.timestamp("us"))},
+        {"at_ms": pa.array([AT_MS] * 4, pa.uint64())},
+        {"user_id": pa.array(["u4"] * 4, pa.large_string())},
+        {"domain": pa.array(["mailer"] * 4, pa.large_string()).dictionary_encode()},
+        {"store_id": pa.array([7.0] * 4)},
+        {"store_id": pa.array([7] * 4, pa.uint8()).dictionary_encode()},
+        {"location": pa.array(["A", None, "B", None]).dictionary_encode()},
+    ],
+)
+async def test_a_value_is_the_same_in_every_type_that_holds_it(
+    world: World, tmp_path: Path, changed: dict[str, pa.Array]
+) -> None:
+    rows = [
+        {
+            "user_id": "u4",
+            "item_id": item,
+            "domain": "mailer",
+            "at_ms": AT_MS,
+            "store_id": 7,
+            "location": place,
+        }
+        for item, place in (("corn", "A"), ("egg", None), ("dill", "B"), ("apple", None))
+    ]
+    source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    table = pa.Table.from_pylist(rows)
+    for name, values in changed.items():
+        table = table.set_column(table.column_names.index(name), name, values)
+    pq.write_table(table, source)
+    await score_file(read_settings(arguments_of(world, source, target, "--keep", "[]")))
+    written = pq.read_table(target)
+    assert written.column_names == ["probability_click", "probability_multi", "model", "degraded"]
+    assert bits(written) == await asked_over_http(world, [{"request_id": 1, **row} for row in rows])
+
+
+async def test_a_context_that_nobody_has_is_unknown(world: World, tmp_path: Path) -> None:
+    rows = [
+        {
+            "user_id": "u4",
+            "item_id": item,
+            "domain": "mailer",
+            "at_ms": AT_MS,
+            "store_id": None,
+            "location": None,
+        }
+        for item in CATALOGUE_ITEMS
+    ]
+    source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), source)
+    await score_file(read_settings(arguments_of(world, source, target)))
+    expected = await asked_over_http(world, [{"request_id": 1, **row} for row in rows])
+    assert bits(pq.read_table(target)) == expected
+
+
 Change = Callable[[pa.Table], pa.Table]
 
 
@@ -212,6 +269,11 @@ def with_value(name: str, row: int, value: Any) -> Change:
         ),
         (with_value("at_ms", 14, 9), (), r"row 14 \(from 0\), column 'at_ms': other than in the row before"),
         (with_value("domain", 0, "tv"), (), r"row 0 \(from 0\), column 'domain': no such domain"),
+        (
+            lambda table: table.set_column(3, "at_ms", pa.array([2**64 - 1] * len(table), pa.uint64())),
+            (),
+            r"row 0 \(from 0\), column 'at_ms': no time in ms",
+        ),
         (with_value("at_ms", 0, -1), (), r"row 0 \(from 0\), column 'at_ms': no time in ms"),
         (
             lambda table: table.set_column(4, "store_id", pa.array([[1]] * len(table))),

@@ -62,8 +62,15 @@ def test_own_memory_is_what_was_written_and_not_what_is_mapped(tmp_path: Path) -
 
 
 def test_the_page_has_a_place_for_the_table() -> None:
-    row = {"items": 10, "artefact_bytes": MIB, "workers": 2, "page_cache": "cold", "ready_s": 1.5}
+    row = {
+        "items": 10,
+        "artefact_bytes": MIB,
+        "workers": 2,
+        "page_cache": "cold",
+        "ready_s": 1.5,
+        "processor_s": 1.25,
+    }
     row |= dict.fromkeys(("resident_bytes", "own_bytes", "own_bytes_max", "all_workers_bytes"), 3 * MIB)
     text = processes.rendered({"meta": META, "rows": [{**row, "load_average_before": 0.5}]})
-    assert "| 2       |       cold |     1.50 |          3.00 |" in text
+    assert "| 2       |       cold |     1.50 |         1.25 |          3.00 |" in text
     assert text in placed(PAGE.read_text(), text, marks=(processes.BEGIN, processes.END))
