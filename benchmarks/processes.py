@@ -106,7 +106,7 @@ def measured(folder: Path, temporary: Path, *, items_count: int, workers: int, c
     print(f"{workers} workers, {'cold' if cold else 'warm'}", file=sys.stderr, flush=True)
     log = temporary / "log"
     with serving(folder, temporary / "store", log, workers=workers) as (port, pids, ready_s):
-        processor_s = median(_processor_s(pid) for pid in pids)
+        processor_s = median(cpu_s_of(pid) for pid in pids)
         ask(port, items_count=items_count)
         memories = [memory_of(pid) for pid in pids]
     own = [memory.own_bytes for memory in memories]
@@ -194,10 +194,6 @@ def ask(port: int, *, items_count: int) -> None:
 
     with ThreadPoolExecutor(CONNECTIONS_COUNT) as pool:
         list(pool.map(one, range(REQUESTS_COUNT)))
-
-
-def _processor_s(pid: int) -> float:
-    return cpu_s_of(Path(f"/proc/{pid}/stat").read_text(), ticks_per_s=os.sysconf("SC_CLK_TCK"))
 
 
 def memory_of(pid: int) -> Memory:
