@@ -144,7 +144,7 @@ def test_maps_that_interests_end_with_go_into_the_first_layers_where_they_can(
     """Folded, a module gives what its heads mixed, and the logits are the model's own all the same."""
     interests = (
         {"name": "twin_v2", **SMALL["twin_v2"], "mass": True, "out_width": 9},
-        {"name": "eta", **SMALL["eta"], "out_width": 9},
+        {"name": "eta", **SMALL["eta"], "out_width": 9, "keep": None},
         {"name": "mean_pooling", **SMALL.get("mean_pooling", {})},
     )
     model = build(Choice({"name": backbone, **SMALL[backbone]}, interests, 2), data)

@@ -317,6 +317,7 @@ def test_what_is_sealed_is_what_was_exported_but_for_the_pipelines_own_files(con
     artefact = config.workspace / "verify" / "star" / "artefact"
     files = {p.relative_to(artefact).as_posix() for p in artefact.rglob("*") if p.is_file()}
     source = {p.relative_to(exported(config)).as_posix() for p in exported(config).rglob("*") if p.is_file()}
-    assert files == source - {STAGE_FILE, "graph.json"} | {"manifest.json", "golden.json"}
+    added = {"manifest.json", "golden.json", "report/variants.json"}
+    assert files == source - {STAGE_FILE, "graph.json"} | added
     for name in source & files:
         assert (artefact / name).read_bytes() == exported(config, name).read_bytes()
