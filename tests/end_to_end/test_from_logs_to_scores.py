@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -25,8 +26,9 @@ from tests.support.synthetic_dataset import DOMAINS, USERS_COUNT, user_id
 from training.config import PipelineConfig
 from training.data.dataset import BEHAVIORS_FILE, EXPOSURES_FILE, Dataset
 from training.data.encoded import EncodedData, encode_dataset
+from training.export.new_items import with_new_items
 from training.export.parity import reference_logits
-from training.export.raw_requests import Case
+from training.export.raw_requests import Case, RawRequests
 from training.fit import probabilities
 from training.model import CtrModel
 from training.pipeline import Step
@@ -179,6 +181,34 @@ def compare(future: Future, models: dict[str, CtrModel], client: httpx.Client) -
     return answers
 
 
+def compare_new_items(future: Future, models: dict[str, CtrModel], client: httpx.Client) -> None:
+    """Ask for a few requests with every other candidate as if it were new, told by its features."""
+    bench = SimpleNamespace(
+        dataset=future.dataset,
+        catalogue_ids=future.bench.catalogue_ids,
+        snapshots=future.bench.snapshots,
+        popularity_levels=future.bench.popularity_levels,
+        popularity_counts=future.bench.popularity_counts,
+    )
+    raw = RawRequests(bench, future.data)  # type: ignore[arg-type]
+    for request, rows, domain, body in list(future.bodies())[:12]:
+        encoded = {
+            name: with_new_items(Case(request, rows), model, future.data, raw)
+            for name, model in models.items()
+        }
+        candidates = [c.model_dump() for c in next(iter(encoded.values()))[0].candidates]
+        response = client.post(
+            "/score", json={**body, "candidates": candidates}, headers={"X-Domain": domain}
+        )
+        answer = response.json()
+        assert response.status_code == 200
+        nothing_told = [c["item_id"] for c in candidates if set(c["features"].values()) == {None}]
+        assert answer["unknown_items"] == nothing_told  # the logs have one item without features
+        got = [[result[task.name] for task in future.bench.tasks] for result in answer["results"]]
+        expected = probabilities(encoded[answer["model"]["name"]][1], future.bench.tasks)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=PROBABILITY_DIFFERENCE_LIMIT)
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
 def test_the_service_answers_as_torch_does_sees_events_and_stops_with_its_store(
     finished_pipeline: PipelineConfig, tmp_path: Path
@@ -194,6 +224,7 @@ def test_the_service_answers_as_torch_does_sees_events_and_stops_with_its_store(
         assert processes_of(tmp_path / "store"), "the store's server runs, and is found"
         first = compare(future, models, client)
         assert len(first) == USERS_COUNT * len(DOMAINS)
+        compare_new_items(future, models, client)
         for domain in ("home", "search"):
             in_arms = {user: a["arms"]["ranker"] for (user, of), a in first.items() if of == domain}
             assert set(in_arms.values()) == {"control", "treatment"}

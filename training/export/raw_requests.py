@@ -13,6 +13,7 @@ import numpy as np
 from service.contract.features import RawValue, Side
 from service.contract.golden import GoldenCandidate, GoldenRequest
 from service.contract.history import I64, U32, Behaviors, Snapshot, encode_behaviors, encode_snapshot
+from service.contract.match import ITEM
 from service.contract.popularity import cut_before_ms, encode_popularity
 from training.data.encoded import EncodedData, behaviors_by_user, recent_of
 from training.workbench import Workbench
@@ -35,7 +36,7 @@ class RawRequests:
         self._exposures = bench.dataset.exposures
         spec = bench.dataset.spec
         self._context = [f.name for f in spec.features_of(Side.CONTEXT)]
-        self._item = [f.name for f in spec.features_of(Side.ITEM)]
+        self._item = [f.name for f in spec.features_of(Side.ITEM) if f.name != ITEM]
         self._candidate = [f.name for f in spec.features_of(Side.CANDIDATE)]
 
     @cached_property
