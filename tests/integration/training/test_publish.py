@@ -129,7 +129,7 @@ def check_published(config: PipelineConfig, records: dict[str, UserRecord]) -> N
     assert popularity.at_ms == end_ms
     level = popularity.levels["item_id"]
     everyones = Counter(catalogue.ids_of(rows.filter(pl.col("at_ms") < end_ms)["item_id"]).tolist())
-    assert dict(zip((level.keys >> 32).tolist(), level.count.tolist(), strict=True)) == everyones
+    assert dict(zip((level.keys & 0xFFFF_FFFF).tolist(), level.count.tolist(), strict=True)) == everyones
 
 
 def held_snapshots(config: PipelineConfig, store: KeptStore) -> set[str]:
