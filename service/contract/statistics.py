@@ -118,8 +118,8 @@ class Counted:
         days: F64 = self.age_s / SECONDS_PER_DAY
         if statistic == DAYS:
             return days
-        span = np.where(self.count >= 2, self.oldest_s - self.age_s, np.nan) / SECONDS_PER_DAY
-        gap: F64 = span / np.maximum(self.count - 1.0, 1.0)
+        span_days = np.where(self.count >= 2, self.oldest_s / SECONDS_PER_DAY - days, np.nan)
+        gap: F64 = span_days / np.maximum(self.count - 1.0, 1.0)
         return gap if statistic == GAP else days / np.maximum(gap, GAP_DAYS_MIN)
 
 
