@@ -8,15 +8,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
-from pydantic import ValidationError
 
 from service.errors import StartupError
 from service.experiments.plan import read_plan
-from service.settings import PREFIX, Settings
+from service.settings import PREFIX, Settings, settings_of
 from service.stores import schemes
 from service.telemetry.logs import logging_config
 
@@ -56,24 +54,8 @@ def main() -> None:
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:
-    """Return the settings of a command line over those of the environment.
-
-    Raises:
-        StartupError: a value does not fit.
-    """
-    command_line: dict[str, Any] = {
-        "_cli_parse_args": list(arguments),
-        "_cli_prog_name": "twinstar-serve",
-        "_cli_kebab_case": True,
-    }
-    try:
-        return Settings(**command_line)
-    except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(str(part) for part in one['loc']) or 'settings'}: {one['msg']}"
-            for one in error.errors()
-        )
-        raise StartupError(f"{wrong}; --help lists the settings") from error
+    """Return the service's settings, as `settings_of` does."""
+    return settings_of(Settings, arguments, command="twinstar-serve")
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.contract.manifest import Precision
+from service.errors import StartupError
 from service.stores.base import StoreSettings
 
 PREFIX = "TWINSTAR_"
+
+
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+def settings_of(kind: type[SettingsT], arguments: Sequence[str], *, command: str) -> SettingsT:
+    """Return the settings of a command line over those of the environment.
+
+    Raises:
+        StartupError: a value does not fit.
+    """
+    command_line: dict[str, Any] = {
+        "_cli_parse_args": list(arguments),
+        "_cli_prog_name": command,
+        "_cli_kebab_case": True,
+    }
+    try:
+        return kind(**command_line)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(str(part) for part in one['loc']) or 'settings'}: {one['msg']}"
+            for one in error.errors()
+        )
+        raise StartupError(f"{wrong}; --help lists the settings") from error
 
 
 class Sources(BaseSettings):

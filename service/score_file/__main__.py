@@ -9,10 +9,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
-from pydantic import ValidationError
-
 from service.errors import InputFileError, NotReady, ServiceError, StartupError
 from service.score_file.settings import ScoreFileSettings
+from service.settings import settings_of
 from service.stores.base import StoreError
 
 MISSING_EXTRA: Final = "needs pyarrow and tqdm: pip install 'twinstar[batch]'"
@@ -41,23 +40,8 @@ def main() -> None:
 
 
 def read_settings(arguments: Sequence[str]) -> ScoreFileSettings:
-    """Return the settings of a command line over those of the environment.
-
-    Raises:
-        StartupError: a value does not fit.
-    """
-    command_line: dict[str, Any] = {
-        "_cli_parse_args": list(arguments),
-        "_cli_prog_name": "twinstar-score",
-        "_cli_kebab_case": True,
-    }
-    try:
-        return ScoreFileSettings(**command_line)
-    except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()
-        )
-        raise StartupError(f"{wrong}; --help lists the settings") from error
+    """Return the command's settings, as `settings_of` does."""
+    return settings_of(ScoreFileSettings, arguments, command="twinstar-score")
 
 
 def _refused(error: Exception, code: int) -> int:
