@@ -1,7 +1,7 @@
 """A registry of a made-up model of representative widths and a catalogue of any size, for the service to serve.
 
 The graph is that of STAR 512-256-128 beside TWIN-V2 of 4 heads, with features as Complete Journey has
-(`made_up_request.py`) and USERS_COUNT known users; random weights. Items' rows repeat those of the first ROWS_COUNT
+(`made_up_request.py`) and USERS_COUNT known users; random weights. Items' rows repeat those of the first ITEMS_COUNT
 items: what a table costs does not depend on what is in it. Its golden requests expect what ONNX Runtime gave when it
 was written. Knows nothing of clocks and servers.
 """
@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.lib.format import open_memmap
 
-from benchmarks.made_up_request import DOMAINS, TASKS, features
+from benchmarks.made_up_request import DOMAINS, ITEMS_COUNT, TASKS, features, made_up_model
 from service.contract import artefact
 from service.contract.catalogue import Catalogue, write_catalogue
 from service.contract.features import CategoricalEncoder, FeatureSpec, Side
@@ -32,10 +31,8 @@ from training.config import ModelConfig
 from training.export.item_encoder import ItemEncoder, new_item_features
 from training.export.onnx_file import write_item_encoder, write_onnx
 from training.export.served_scorer import ServedScorer
-from training.model import CtrModel
 
 MODEL: Final = "made_up"
-ROWS_COUNT: Final = 10_000
 USERS_COUNT: Final = 100_000
 FIRST_ITEM: Final = 10_000_000
 CLUSTERS_COUNT: Final = 1000
@@ -80,28 +77,10 @@ def _features() -> tuple[FeatureSpec, ...]:
 
 def _write_artefact(folder: Path, catalogue: Catalogue) -> Manifest:
     specs = _features()
-    rng = np.random.default_rng(1)
-    counts = [spec.encoder.ids_count for spec in specs if spec.side is Side.ITEM]
-    item_ids = np.stack([rng.integers(0, count, ROWS_COUNT) for count in counts], 1)
-    torch.manual_seed(1)
-    model = CtrModel(
-        CONFIG,
-        features=specs,
-        item_ids=torch.from_numpy(item_ids),
-        domains_count=len(DOMAINS),
-        tasks_count=len(TASKS),
-        logit_columns=1,
-    ).eval()
+    model = made_up_model(CONFIG, specs)
     scorer = ServedScorer(model, TASKS, len(DOMAINS)).eval()
     content = scorer.item_tables(model, specs)
-    inputs = write_onnx(
-        folder,
-        scorer,
-        content,
-        domains=DOMAINS,
-        user_features=sum(spec.side in (Side.USER, Side.CONTEXT) for spec in specs),
-        candidate_features=sum(spec.side in (Side.CANDIDATE, Side.MATCH, Side.POPULARITY) for spec in specs),
-    )
+    inputs = write_onnx(folder, scorer, content, domains=DOMAINS)
     write_item_encoder(folder, ItemEncoder(model, scorer).eval())
     rows_count = len(catalogue) + 1
     (folder / "items").mkdir()
@@ -109,7 +88,7 @@ def _write_artefact(folder: Path, catalogue: Catalogue) -> Manifest:
     files = content.files()
     keys = match_keys(
         StatisticsEncoder([spec for spec in specs if spec.side is Side.MATCH]).levels,
-        item_ids.take(np.arange(rows_count) % ROWS_COUNT, axis=0),
+        model.item_ids.numpy().take(np.arange(rows_count) % ITEMS_COUNT, axis=0),
         [spec.name for spec in specs if spec.side is Side.ITEM],
     )
     files[artefact.ITEM_MATCH_KEYS_FILE] = keys

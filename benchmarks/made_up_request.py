@@ -225,14 +225,13 @@ def batch_of(request: Request, *, domain: int = 0) -> Batch:
     )
 
 
-def serve(config: ModelConfig, folder: Path) -> Served:
-    """Build a model, write its served graph into a folder, and load it."""
-    specs = features()
+def made_up_model(config: ModelConfig, specs: tuple[FeatureSpec, ...]) -> CtrModel:
+    """Return a model of these features and of ITEMS_COUNT items, their features and its parameters drawn."""
     rng = np.random.default_rng(1)
     counts = [f.encoder.ids_count for f in specs if f.side is Side.ITEM]
     item_ids = np.stack([rng.integers(0, count, ITEMS_COUNT) for count in counts], 1)
     torch.manual_seed(1)
-    model = CtrModel(
+    return CtrModel(
         config,
         features=specs,
         item_ids=torch.from_numpy(item_ids),
@@ -240,16 +239,15 @@ def serve(config: ModelConfig, folder: Path) -> Served:
         tasks_count=len(TASKS),
         logit_columns=1,
     ).eval()
+
+
+def serve(config: ModelConfig, folder: Path) -> Served:
+    """Build a model, write its served graph into a folder, and load it."""
+    specs = features()
+    model = made_up_model(config, specs)
     scorer = ServedScorer(model, TASKS, len(DOMAINS)).eval()
     content = scorer.item_tables(model, specs)
-    inputs = write_onnx(
-        folder,
-        scorer,
-        content,
-        domains=DOMAINS,
-        user_features=sum(f.side in (Side.USER, Side.CONTEXT) for f in specs),
-        candidate_features=sum(f.side in (Side.CANDIDATE, Side.MATCH, Side.POPULARITY) for f in specs),
-    )
+    inputs = write_onnx(folder, scorer, content, domains=DOMAINS)
     searches, search = write_search(folder, scorer, content), None
     if searches is not None:
         search = _session(folder / SEARCH_FILE)

@@ -235,8 +235,6 @@ class Reference:
             scorer,
             tables,
             domains=DOMAINS,
-            user_features=len(_of(Side.USER, Side.CONTEXT)),
-            candidate_features=0,
         )
         write_item_encoder(folder, ItemEncoder(model, scorer).eval())
         draft = _manifest(catalogue, inputs, match_key_ends(tables.match_keys))

@@ -35,20 +35,14 @@ LENGTHS: Final = {"clusters": 7, "recents": 3, "behaviors": 11}
 
 
 def write_onnx(
-    folder: Path,
-    scorer: ServedScorer,
-    tables: ItemTableContent,
-    *,
-    domains: Sequence[str],
-    user_features: int,
-    candidate_features: int,
+    folder: Path, scorer: ServedScorer, tables: ItemTableContent, *, domains: Sequence[str]
 ) -> tuple[str, ...]:
     """Write the graphs of all domains into an artefact's folder, with free numbers of candidates, clusters and
     behaviors; returns the names of what they read."""
     example: dict[str, Any] = {
         DOMAIN: torch.zeros(1, dtype=torch.int64),
-        names.USER_IDS: torch.zeros(1, user_features, dtype=torch.int64),
-        names.CANDIDATE_IDS: torch.zeros(CANDIDATES, candidate_features, dtype=torch.int64),
+        names.USER_IDS: torch.zeros(1, scorer.user.columns_count, dtype=torch.int64),
+        names.CANDIDATE_IDS: torch.zeros(CANDIDATES, scorer.candidate.columns_count, dtype=torch.int64),
         names.ITEM_SHARED: torch.zeros(CANDIDATES, tables.shared.shape[1]),
         names.ITEM_BY_DOMAIN: torch.zeros(CANDIDATES, tables.by_domain.shape[2]),
     }

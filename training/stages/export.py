@@ -12,10 +12,8 @@ import orjson
 
 from service.contract import artefact
 from service.contract.catalogue import catalogue_bytes
-from service.contract.features import Side
 from service.contract.match import match_key_ends
 from service.contract.served_inputs import rows_by_catalogue_id
-from training.data.encoded import COUNTED_SIDES
 from training.export.int8_file import write_int8
 from training.export.item_encoder import ItemEncoder
 from training.export.onnx_file import write_item_encoder, write_onnx, write_search
@@ -45,8 +43,6 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
         scorer,
         tables,
         domains=bench.domains_of(config),
-        user_features=sum(f.side in (Side.USER, Side.CONTEXT) for f in features),
-        candidate_features=sum(f.side in (Side.CANDIDATE, *COUNTED_SIDES) for f in features),
     )
     if "int8" in bench.config.export.variants and not write_int8(out, bench.domains_of(config)):
         progress.say("int8: left out, the graph has no product that is large enough to gain by it")

@@ -30,7 +30,7 @@ from tests.suites.models.built import (
     furthest,
     item_tables,
 )
-from training.data.encoded import COUNTED_SIDES, EncodedData
+from training.data.encoded import EncodedData
 from training.export import int8_file
 from training.export.item_encoder import ItemEncoder
 from training.export.onnx_file import write_item_encoder, write_onnx, write_search
@@ -89,8 +89,6 @@ def export(model: CtrModel, data: EncodedData, folder: Path) -> Exported:
         scorer,
         content,
         domains=data.domains,
-        user_features=sum(f.side in (Side.USER, Side.CONTEXT) for f in data.features),
-        candidate_features=sum(f.side in (Side.CANDIDATE, *COUNTED_SIDES) for f in data.features),
     )
     write_item_encoder(folder, ItemEncoder(model, scorer).eval())
     searches = write_search(folder, scorer, content)

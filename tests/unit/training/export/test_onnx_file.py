@@ -55,11 +55,8 @@ def test_one_domain_one_task_and_no_candidate_features(tmp_path: Path) -> None:
     scorer = ServedScorer(model, (TaskSpec(name="click"),), 1).eval()
     content = scorer.item_tables(model, data.features)
     levels = [logging.getLogger(name).level for name in ("torch.onnx", "onnxscript")]
-    user_features = sum(f.side in (Side.USER, Side.CONTEXT) for f in data.features)
     folder = tmp_path / "exported"
-    inputs = write_onnx(
-        folder, scorer, content, domains=data.domains, user_features=user_features, candidate_features=0
-    )
+    inputs = write_onnx(folder, scorer, content, domains=data.domains)
     searches = write_search(folder, scorer, content)
     assert levels == [logging.getLogger(name).level for name in ("torch.onnx", "onnxscript")]
 
