@@ -48,6 +48,7 @@ class Runtime:
             self.metrics.store_cache,
         )
         self._serving: Serving | None = None
+        self._threshold_before: tuple[int, int, int] | None = None
         self._reasons: tuple[str, ...] = ("artefacts are being loaded",)
 
     @property
@@ -80,11 +81,7 @@ class Runtime:
                 self.metrics.load_failures.inc()
             self.metrics.note_serving(self._serving)
             if self._serving is not None:
-                # What was loaded stays: the collector need not walk it again and again.
-                gc.collect()
-                gc.freeze()
-                # Nor for the hundreds of contexts that one request may have: none is part of a cycle.
-                gc.set_threshold(COLLECT_AFTER_COUNT)
+                self._spare_the_collector()
                 for model in self._serving.models.values():
                     if model.why_fp32 is not None:
                         _log.warning("in fp32", extra={"model": model.label, "reason": model.why_fp32})
@@ -97,6 +94,18 @@ class Runtime:
             await self.look()
 
     async def close(self) -> None:
-        """Give back what is held."""
+        """Give back what is held; the process may go on and make another app."""
         await self.store.close()
         self.metrics.close()
+        self._serving = None
+        if self._threshold_before is not None:
+            gc.unfreeze()  # else what was loaded, and all that was beside it, is never collected
+            gc.set_threshold(*self._threshold_before)
+            self._threshold_before = None
+
+    def _spare_the_collector(self) -> None:
+        gc.collect()
+        gc.freeze()  # what was loaded stays: the collector need not walk it again and again
+        # Nor for the hundreds of contexts that one request may have: none is part of a cycle.
+        self._threshold_before = gc.get_threshold()
+        gc.set_threshold(COLLECT_AFTER_COUNT)

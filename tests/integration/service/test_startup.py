@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -269,6 +271,18 @@ async def test_it_becomes_ready_when_what_lacked_is_published(tmp_path: Path) ->
         assert (await client.get("/readyz")).json()["status"] == "ready"
         response = await client.post("/score", json=BODY, headers={"X-Domain": "mailer"})
         assert response.status_code == 200
+
+
+async def test_an_app_that_ended_leaves_nothing_in_its_process(own_registry: KnownRegistry) -> None:
+    before = gc.get_threshold()
+    async with started(own_registry) as (app, client):
+        assert (await client.get("/readyz")).status_code == 200
+        encoders = [weakref.ref(model.encoder) for model in app.state.runtime.serving.models.values()]
+        assert all(encoder() is not None for encoder in encoders)
+    del app, client
+    gc.collect()
+    assert not any(encoder() is not None for encoder in encoders)
+    assert (gc.get_freeze_count(), gc.get_threshold()) == (0, before)
 
 
 async def test_ready_names_the_models_and_metrics_do_too(worlds: Worlds) -> None:
