@@ -181,7 +181,8 @@ class ExportConfig(_Frozen):
     variant_rows: int = Field(
         default=50_000,
         ge=1,
-        description="most rows of the test weeks on which a variant is compared with fp32",
+        description="most rows of the test weeks on which a variant is compared with fp32, and the sample of a long "
+        "life cycle with all of it",
     )
 
 

@@ -8,7 +8,8 @@ items) of all behaviors strictly before that moment, an exact table of how often
 occurs in them, and the last few of those behaviors as they are, its *tail*. The *recent* behaviors are the
 live ones, at or after that moment. A request at `at_ms` sees
 
-    clusters  = the snapshot's clusters, then every recent behavior before at_ms as a singleton (size 1)
+    clusters  = the snapshot's clusters, or of more than `clusters_max` a sample that stands for all, then every
+                recent behavior before at_ms as a singleton (size 1)
     recents   = the last `recents_max` behaviors of tail and recent together, before at_ms
     behaviors = the same, the last `behaviors_max`: what models read that know no clusters
     counted   = the snapshot's table, then every recent behavior before at_ms with count 1
@@ -19,7 +20,7 @@ A snapshot that is not strictly before the request is not used at all: its clust
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -68,6 +69,11 @@ class HistoryLimits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    clusters_max: int | None = Field(
+        default=2048,
+        ge=1,
+        description="clusters of a snapshot; of more, a sample of so many stands for all behaviors; null is no limit",
+    )
     singletons_max: int = Field(
         default=512, ge=0, description="newest behaviors since the snapshot, each a cluster of one"
     )
@@ -162,8 +168,8 @@ class Snapshot:
     """A user's life cycle strictly before `at_ms`: clusters (C,), a tail of the newest behaviors (S,), and counts.
 
     Axes:
-        item: (C,) catalogue id of each cluster's medoid.
-        size: (C,) number of behaviors in the cluster, at least 1.
+        item: (C,) catalogue id of each cluster's medoid. Clusters of like behaviors lie next to one another.
+        size: (C,) number of behaviors in the cluster, or that it stands for, at least 1.
         mean_age_s: (C,) mean age of its behaviors at `at_ms`, in whole seconds.
         strength: (C,) mean strength, fixed point.
         counts: (K,) each item once, ages at `at_ms`; where there are more than the table's bound, those met last.
@@ -176,6 +182,19 @@ class Snapshot:
     strength: U16
     tail: Behaviors
     counts: ItemCounts = field(default_factory=ItemCounts.empty)
+
+    def sampled(self, clusters_max: int | None) -> Snapshot:
+        """Return the same with no more clusters than that, which stand for all behaviors; None is no limit."""
+        if clusters_max is None or len(self.item) <= clusters_max:
+            return self
+        places, size = sample_clusters(self.size, clusters_max)
+        return replace(
+            self,
+            item=self.item[places],
+            size=size,
+            mean_age_s=self.mean_age_s[places],
+            strength=self.strength[places],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +219,26 @@ class History:
     behavior_age: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
     behavior_strength: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
     counted: ItemCounts = field(default_factory=ItemCounts.empty)
+
+
+def sample_clusters(size: U32, count: int) -> tuple[I64, U32]:
+    """Return which clusters stand for a whole life cycle, rising, and for how many behaviors each: a systematic sample.
+
+    All behaviors in a row, cluster by cluster, are cut into `count` runs of one length, but for rounding; the cluster
+    that a run's middle lies in stands for the run. Like clusters lie next to one another, so a run is of like
+    behaviors: no interest is left out, and none weighs more than it did. Attention's sums over clusters, n·e^α and
+    n·e^α·v, are estimated by those over the sample; the best k clusters (a GSU) would lose the mass of all others.
+
+    Shapes:
+        size: (C,) at least 1 each, C > count; returns two of (at most count,), sizes that sum up to the same.
+    """
+    ends = np.cumsum(size, dtype=np.int64)
+    total = int(ends[-1])
+    cuts = np.arange(count + 1) * total // count
+    places, first_run = np.unique(
+        np.searchsorted(ends, (cuts[:-1] + cuts[1:]) // 2, side="right"), return_index=True
+    )
+    return places, np.diff(np.append(cuts[first_run], total)).astype(np.uint32)
 
 
 def quantize_strength(strength: npt.ArrayLike) -> U16:
@@ -234,11 +273,13 @@ def build_history(
     Without `counts`, which only match statistics are computed from, none are laid out.
 
     Shapes:
-        returns: clusters (C + singletons,), recents (at most limits.recents_max,), behaviors (at most
-            limits.behaviors_max,), counted (K + live behaviors,).
+        returns: clusters (at most limits.clusters_max, and singletons,), recents (at most limits.recents_max,),
+            behaviors (at most limits.behaviors_max,), counted (K + live behaviors,).
     """
     if snapshot is not None and snapshot.at_ms >= at_ms:
         snapshot = None
+    if snapshot is not None:
+        snapshot = snapshot.sampled(limits.clusters_max)
     live = _between(recent, None if snapshot is None else snapshot.at_ms, at_ms)
     since_s = 0 if snapshot is None else (at_ms - snapshot.at_ms) // 1000
 

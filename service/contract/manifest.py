@@ -61,19 +61,31 @@ Precision = Literal["fp32", "int8"]
 """What an artefact's graphs compute in. Every artefact has fp32; the others are variants that passed a gate."""
 
 
-class Variant(_Frozen):
-    """Graphs of less precision that the artefact carries too, and how far they are from those in fp32.
+class Distance(_Frozen):
+    """How far scores are from those that they stand for.
 
     Measured by `verify` on rows of the test weeks. Metrics are natural; each figure is the largest over all domains,
     each and together, and tasks.
     """
 
-    precision: Precision
     rows_count: int
     auc_drop_max: float
     pcoc_change_max: float
     probability_difference_max: float
-    log_odds_difference_max: float = Field(description="over golden requests too")
+    log_odds_difference_max: float
+
+
+class Variant(Distance):
+    """Graphs of less precision that the artefact carries too, and how far they are from those in fp32. The difference
+    in log-odds is over golden requests too."""
+
+    precision: Precision
+
+
+class SampledLifeCycles(Distance):
+    """How far the scores of life cycles of more than `history.clusters_max` clusters are from those of all clusters."""
+
+    sampled_rows_count: int = Field(description="of those life cycles, among the rows")
 
 
 class TaskMetrics(_Frozen):
@@ -138,6 +150,9 @@ class Manifest(_Frozen):
     searches: Searches | None = None
     parity: Parity
     variants: tuple[Variant, ...] = ()
+    sampled_life_cycles: SampledLifeCycles | None = Field(
+        default=None, description="none where no row that was compared has so long a life cycle"
+    )
     metrics: tuple[TaskMetrics, ...]
     files: dict[str, FileEntry]
 

@@ -30,8 +30,9 @@ class Case:
 class RawRequests:
     """Cases as a client and the store would give them: raw values, ids as text, blobs as bytes."""
 
-    def __init__(self, bench: Workbench, data: EncodedData) -> None:
-        self._bench, self._data = bench, data
+    def __init__(self, bench: Workbench, data: EncodedData, *, clusters_max: int | None = None) -> None:
+        """Snapshots are sampled as a store of `clusters_max` has them; None is whole."""
+        self._bench, self._data, self._clusters_max = bench, data, clusters_max
         self._behaviors = behaviors_by_user(bench.dataset)
         self._exposures = bench.dataset.exposures
         spec = bench.dataset.spec
@@ -52,6 +53,8 @@ class RawRequests:
         context = self._exposures[first_row].select(self._context).to_dicts()[0]
         rows = self._exposures[data.exposure[case.rows]].select("item_id", *self._candidate).to_dicts()
         snapshot = bench.snapshots.newest_before(user, at_ms)
+        if snapshot is not None:
+            snapshot = snapshot.sampled(self._clusters_max)
         return GoldenRequest(
             domain=data.domains[data.domain[case.request]],
             user_id=user,

@@ -13,7 +13,7 @@ import numpy as np
 from service.contract import served_inputs as names
 from service.contract.golden import GoldenRequest, log_odds_differences
 from service.contract.history import F32, I64, U32, History
-from service.contract.manifest import Manifest, Precision, Variant
+from service.contract.manifest import Distance, Manifest, Variant
 from service.contract.served_inputs import Feeds, ItemTables, assemble
 from training.data.encoded import EncodedData
 from training.export.parity import LOGIT_DIFFERENCE_LIMIT
@@ -66,14 +66,13 @@ def compared(
         dependence = float(np.maximum(dependence, _dependence(variant, domain, feeds)))  # NaN stays
         advance(len(case.rows))
     rows = np.concatenate([case.rows for case in cases])
-    found = distance(
-        variant.precision, data, rows, np.concatenate(expected), np.concatenate(got), variant.manifest
-    )
+    found = distance(data, rows, np.concatenate(expected), np.concatenate(got), variant.manifest)
     largest = found.log_odds_difference_max
     for request in golden:
         p = variant.probabilities(request.domain, variant.feeds(request))
         largest = max(largest, float(log_odds_differences(p, request.probability).max()))
-    return found.model_copy(update={"log_odds_difference_max": largest}), dependence
+    found = found.model_copy(update={"log_odds_difference_max": largest})
+    return Variant(precision=variant.precision, **found.model_dump()), dependence
 
 
 def encoded_feeds(tables: ItemTables, data: EncodedData, catalogue_ids: U32, case: Case) -> Feeds:
@@ -103,10 +102,8 @@ def encoded_feeds(tables: ItemTables, data: EncodedData, catalogue_ids: U32, cas
     )
 
 
-def distance(
-    precision: Precision, data: EncodedData, rows: I64, fp32: F32, variant: F32, manifest: Manifest
-) -> Variant:
-    """Return how far the probabilities (B, T) of a variant for some rows (B,) of the dataset are from those in fp32.
+def distance(data: EncodedData, rows: I64, expected: F32, got: F32, manifest: Manifest) -> Distance:
+    """Return how far the probabilities (B, T) that were got for some rows (B,) of the dataset are from the expected.
 
     Natural metrics, as `evaluate` has them; what one class only leaves undefined is not compared.
     """
@@ -124,9 +121,8 @@ def distance(
             task_names=[task.name for task in manifest.tasks],
         )
 
-    pairs = list(zip(metrics(fp32), metrics(variant), strict=True))
-    return Variant(
-        precision=precision,
+    pairs = list(zip(metrics(expected), metrics(got), strict=True))
+    return Distance(
         rows_count=len(rows),
         auc_drop_max=max(
             (a.auc - b.auc for a, b in pairs if a.auc is not None and b.auc is not None), default=0.0
@@ -134,16 +130,16 @@ def distance(
         pcoc_change_max=max(
             (abs(a.pcoc - b.pcoc) for a, b in pairs if a.pcoc is not None and b.pcoc is not None), default=0.0
         ),
-        probability_difference_max=float(np.abs(variant - fp32).max()),
-        log_odds_difference_max=float(log_odds_differences(variant, fp32).max()),
+        probability_difference_max=float(np.abs(got - expected).max()),
+        log_odds_difference_max=float(log_odds_differences(got, expected).max()),
     )
 
 
-def refusals(variant: Variant, dependence: float) -> list[str]:
-    """Return why a variant does not pass, a line each; none where it does."""
+def refusals(found: Distance, dependence: float = 0.0) -> list[str]:
+    """Return why scores do not pass for those that they stand for, a line each; none where they do."""
     checked = (
-        ("AUC drops by", variant.auc_drop_max, AUC_DROP_LIMIT),
-        ("predicted over observed moves by", variant.pcoc_change_max, PCOC_CHANGE_LIMIT),
+        ("AUC drops by", found.auc_drop_max, AUC_DROP_LIMIT),
+        ("predicted over observed moves by", found.pcoc_change_max, PCOC_CHANGE_LIMIT),
         ("a logit moves with the other candidates by", dependence, LOGIT_DIFFERENCE_LIMIT),
     )
     return [

@@ -22,7 +22,8 @@ from training.history.options import SnapshotOptions
 
 
 def cluster_behaviors(vectors: F32, strength: U16, *, options: SnapshotOptions) -> I64:
-    """Return the cluster of each behavior; clusters are numbered from 0 by their first member.
+    """Return the cluster of each behavior, numbered from 0 along the tree of splits: what was split last lies side
+    by side, and all of one strength group does.
 
     The same input gives the same clusters in every process: randomness is seeded per call.
 
@@ -45,7 +46,6 @@ def cluster_behaviors(vectors: F32, strength: U16, *, options: SnapshotOptions) 
         for g in range(len(options.strength_edges) + 1)
         for cluster in _cluster_group(vectors, np.flatnonzero(group == g), options)
     ]
-    clusters.sort(key=lambda members: int(members[0]))
     for number, members in enumerate(clusters):
         labels[members] = number
     return labels

@@ -143,7 +143,8 @@ def _records(bench: Workbench, catalogue: Catalogue, at_ms: int) -> Iterator[Sna
         user = str(row.pop("user_id"))
         blob = blobs.get(user)
         if blob is not None:
-            blob = encode_snapshot(with_catalogue_ids(ids, decode_snapshot(blob)))
+            snapshot = decode_snapshot(blob).sampled(bench.config.history.limits.clusters_max)
+            blob = encode_snapshot(with_catalogue_ids(ids, snapshot))
         yield user, blob, encode_user_features(row)
 
 
@@ -167,5 +168,6 @@ def _content_id(bench: Workbench, catalogue: Catalogue) -> str:
     """Return an id of what is written to the store and of the popularity table: the same content has the same id."""
     output = orjson.loads((bench.done("cluster") / "stage.json").read_bytes())["output"]
     levels = ",".join(bench.popularity_levels)
-    content = f"{output}:{bench.dataset.spec.fingerprint}:{catalogue.ref().sha256}:{levels}"
+    clusters_max = bench.config.history.limits.clusters_max
+    content = f"{output}:{clusters_max}:{bench.dataset.spec.fingerprint}:{catalogue.ref().sha256}:{levels}"
     return hashlib.sha256(content.encode()).hexdigest()[:12]

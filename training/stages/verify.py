@@ -4,7 +4,8 @@ Four gates, on real requests over all domains, numbers of candidates and lengths
 Runtime agree, in each domain on every item there is too, and on items that are told by their features as if the
 catalogue lacked them; a score does not depend on the other candidates; the item encoder makes of features what torch
 makes of them; and the golden requests replay. What fails is not sealed, so it can neither be published nor loaded. A
-variant of less precision has a gate of its own, and one that fails is left out.
+variant of less precision has a gate of its own, and one that fails is left out. So has the sample that stands for a
+life cycle of more clusters than `history.limits.clusters_max`.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from service.contract.catalogue import CatalogueRef
 from service.contract.features import Side
 from service.contract.golden import GoldenCandidate, GoldenRequest, replay_golden, write_golden
 from service.contract.history import F32, I64
-from service.contract.manifest import Manifest, Parity, TaskMetrics, TaskSpec, Variant
+from service.contract.manifest import Manifest, Parity, SampledLifeCycles, TaskMetrics, TaskSpec, Variant
 from service.contract.served_inputs import BEHAVIOR_ITEM, RECENT_ITEM
 from training.data.batch import PartIds
 from training.data.encoded import EncodedData, nothing_counted_ids
 from training.errors import StageError
 from training.export.item_encoder import new_item_features
+from training.export.life_cycle_sample import are_sampled, compared_with_whole
 from training.export.new_items import ROW_DIFFERENCE_LIMIT, encoded_rows_difference, with_new_items
 from training.export.parity import LOGIT_DIFFERENCE_LIMIT, draw_cases, reference_logits
 from training.export.raw_requests import Case, RawRequests
@@ -72,7 +74,7 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
 
     rng = np.random.default_rng(SEED)
     cases = draw_cases(data, rows_min=bench.config.verify_rows, rng=rng)
-    raw = RawRequests(bench, data)
+    raw = RawRequests(bench, data, clusters_max=draft.history.clusters_max)
     parity = independence = 0.0
     rows_count = 0
     golden: list[GoldenRequest] = []
@@ -111,8 +113,17 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
     _gate("a score changes with the other candidates by", independence)
     _gate("the item encoder and torch differ by", rows_off, ROW_DIFFERENCE_LIMIT, "in a table's row")
     write_golden(folder, golden)
-    passed, said = _variants(bench, folder, served, data, golden, progress)
-    draft = draft.model_copy(update={"variants": passed})
+    compared_cases = requests_of_test_weeks(
+        data, rows_max=bench.config.export.variant_rows, rng=np.random.default_rng(SEED)
+    )
+    sampled = _sampled_life_cycles(bench, served, data, compared_cases, progress)
+    passed, said = _variants(bench, folder, served, data, compared_cases, golden, progress)
+    draft = draft.model_copy(update={"variants": passed, "sampled_life_cycles": sampled})
+    if sampled is not None:
+        said["life_cycle_sample"] = (
+            f"AUC drop {sampled.auc_drop_max:.1e}, Δp {sampled.probability_difference_max:.1e}, of "
+            f"{sampled.sampled_rows_count} rows"
+        )
     for graph_of in (served, *(ServedGraph(folder, bench.catalogue, draft, v.precision) for v in passed)):
         replay_golden(
             folder,
@@ -145,11 +156,34 @@ def run(bench: Workbench, out: Path, progress: Progress, *, model: str) -> dict[
     }
 
 
+def _sampled_life_cycles(
+    bench: Workbench, served: ServedGraph, data: EncodedData, cases: Sequence[Case], progress: Progress
+) -> SampledLifeCycles | None:
+    """Return what the sample of long life cycles costs, None where there are none.
+
+    Raises:
+        StageError: more than its gate allows.
+    """
+    sampled = are_sampled(bench, data, cases)
+    if not any(sampled):
+        return None
+    with progress.task("samples against whole life cycles", total=sum(len(c.rows) for c in cases)) as advance:
+        found = compared_with_whole(bench, served, data, cases, sampled, advance=advance)
+    refused = refusals(found)
+    if refused:
+        raise StageError(
+            f"a sample of history.limits.clusters_max = {served.manifest.history.clusters_max} clusters is too small: "
+            f"against whole life cycles {'; '.join(refused)}. Set it higher, or to null: not sealed"
+        )
+    return found
+
+
 def _variants(
     bench: Workbench,
     folder: Path,
     served: ServedGraph,
     data: EncodedData,
+    cases: Sequence[Case],
     golden: Sequence[GoldenRequest],
     progress: Progress,
 ) -> tuple[tuple[Variant, ...], dict[str, str]]:
@@ -158,9 +192,6 @@ def _variants(
     said: dict[str, str] = {}
     report: list[dict[str, object]] = []
     domains = served.manifest.domains
-    cases = requests_of_test_weeks(
-        data, rows_max=bench.config.export.variant_rows, rng=np.random.default_rng(SEED)
-    )
     for precision in bench.config.export.variants:
         files = [folder / scorer_file(domain, precision) for domain in domains]
         if not files[0].exists():

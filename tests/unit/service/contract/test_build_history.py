@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from service.contract.history import (
     build_history,
     decode_snapshot,
     encode_snapshot,
+    sample_clusters,
     strength_buckets,
 )
 from tests.support.slow_statistics import counts_of
@@ -110,6 +112,57 @@ def test_order_of_arrival_does_not_matter_but_ties_keep_it() -> None:
     rows = [(30, 3, 0), (10, 1, 0), (20, 2, 0), (20, 7, 0)]
     history = build_history(None, behaviors(rows), at_ms=100, limits=LIMITS)
     assert history.item.tolist() == history.recent_item.tolist() == [1, 2, 7, 3]
+
+
+def test_a_long_life_cycle_is_read_as_a_sample_that_stands_for_all_of_it() -> None:
+    clusters = [(item, size, 10 * item, item) for item, size in enumerate([3, 1, 2, 6, 1, 1, 4], start=1)]
+    whole, live = snapshot(50, clusters, [(49, 8, 0)], [(8, [4])]), behaviors([(60, 99, 0)])
+    # Of 18 behaviors, runs of 6: the middles 3, 9 and 15 lie in the second, the fourth and the last cluster.
+    limits = HistoryLimits(clusters_max=3)
+    history = build_history(whole, live, at_ms=100, limits=limits)
+    assert history.item.tolist() == [2, 4, 7, 99]
+    assert history.size.tolist() == [6.0, 6.0, 6.0, 1.0]
+    assert history.age.tolist() == [*ages(20, 40, 70), *ages(0)]
+    assert counted_of(history) == counted_of(build_history(whole, live, at_ms=100, limits=LIMITS))
+    stored = decode_snapshot(encode_snapshot(whole.sampled(3)))
+    again = build_history(stored, live, at_ms=100, limits=limits)
+    assert again.item.tolist() == history.item.tolist() and again.size.tolist() == history.size.tolist()
+
+
+@pytest.mark.parametrize("clusters_max", [None, 7, 8])
+def test_one_that_is_no_longer_is_read_whole(clusters_max: int | None) -> None:
+    whole = snapshot(50, [(item, 20, 0, 0) for item in range(1, 8)], [])
+    assert whole.sampled(clusters_max) is whole
+
+
+def slow_sample(sizes: Sequence[int], count: int) -> tuple[list[int], list[int]]:
+    """Return clusters and what they stand for, behavior by behavior."""
+    row = [place for place, size in enumerate(sizes) for _ in range(size)]
+    cuts = [number * len(row) // count for number in range(count + 1)]
+    stands_for: dict[int, int] = {}
+    for start, stop in pairwise(cuts):
+        place = row[(start + stop) // 2]
+        stands_for[place] = stands_for.get(place, 0) + stop - start
+    return list(stands_for), list(stands_for.values())
+
+
+@given(st.lists(st.integers(1, 40) | st.sampled_from([1, 1000]), min_size=2, max_size=60), st.data())
+def test_a_sample_is_what_walking_over_all_behaviors_gives(sizes: list[int], data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, len(sizes) - 1))
+    places, stands_for = sample_clusters(np.array(sizes, np.uint32), count)
+    assert (places.tolist(), stands_for.tolist()) == slow_sample(sizes, count)
+    assert stands_for.dtype == np.uint32 and stands_for.sum() == sum(sizes)
+
+
+def test_interests_keep_their_weight_in_a_sample() -> None:
+    """Interests of 1 to 400 clusters side by side, 1,024 runs: what each weighs moves by one run at most."""
+    random = np.random.default_rng(0)
+    interest = np.repeat(np.arange(50), random.integers(1, 400, 50))
+    size = random.integers(1, 21, len(interest)).astype(np.uint32)
+    places, stands_for = sample_clusters(size, 1024)
+    run = size.sum() / 1024
+    weights = np.bincount(interest, size)
+    assert np.abs(np.bincount(interest[places], stands_for, minlength=50) - weights).max() <= run + 1
 
 
 def test_clusters_grow_older_from_the_snapshot_to_the_request() -> None:

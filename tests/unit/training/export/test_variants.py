@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from service.contract.history import F32
-from service.contract.manifest import Variant
+from service.contract.manifest import Distance
 from tests.support.synthetic_encoded import tiny_encoded
 from tests.unit.service.contract.made import manifest
 from training.data.encoded import EncodedData
@@ -22,8 +22,7 @@ from training.export.variants import (
     requests_of_test_weeks,
 )
 
-FAULTLESS = Variant(
-    precision="int8",
+FAULTLESS = Distance(
     rows_count=10,
     auc_drop_max=0.0,
     pcoc_change_max=0.0,
@@ -38,10 +37,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> EncodedData:
     return tiny_encoded(folder)[1]
 
 
-def off_by(fp32: F32, variant: F32, data: EncodedData, labels: F32) -> Variant:
+def off_by(fp32: F32, variant: F32, data: EncodedData, labels: F32) -> Distance:
     rows = np.arange(len(fp32))
     known = replace(data, labels=labels)
-    return distance("int8", known, rows, fp32, variant, manifest())
+    return distance(known, rows, fp32, variant, manifest())
 
 
 def both_classes(data: EncodedData) -> F32:

@@ -58,11 +58,17 @@ def test_same_history_gives_the_same_clusters(history: tuple[F32, U16], options:
     assert np.array_equal(first, cluster_behaviors(vectors.copy(), strength.copy(), options=options))
 
 
-@given(histories())
-def test_clusters_are_numbered_by_their_first_member(history: tuple[F32, U16]) -> None:
-    labels = cluster_behaviors(*history, options=SnapshotOptions())
-    first = [int(np.flatnonzero(labels == c)[0]) for c in range(len(set(labels.tolist())))]
-    assert first == sorted(first)
+def test_clusters_are_numbered_along_the_tree_of_splits() -> None:
+    """Four far corners in two strength groups, by turns, and splits in two that never cut a corner before they must."""
+    kind = np.arange(1600) % 8
+    vectors = np.array([[0, 0], [0, 100], [100, 0], [100, 100]], np.float32)[kind % 4]
+    vectors += np.random.default_rng(0).normal(scale=0.01, size=vectors.shape).astype(np.float32)
+    halves = SnapshotOptions(split_exponent=0.05)
+    labels = cluster_behaviors(vectors, quantize_strength(kind // 4), options=halves)
+    order = np.argsort(labels, kind="stable")
+    assert len(set(labels.tolist())) > 80
+    assert np.count_nonzero(np.diff(kind[order])) == 7
+    assert (np.diff(kind[order] // 4) >= 0).all()
 
 
 @pytest.mark.parametrize("length", [0, 1, 20, 21, 60, 61, 500])
