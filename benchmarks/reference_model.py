@@ -81,7 +81,9 @@ TAIL_COUNT: Final = 50
 SNAPSHOT_AT_MS: Final = 1_700_000_000_000
 ASKED_AT_MS: Final = SNAPSHOT_AT_MS + 3_600_000
 SEED: Final = 1
-FORMAT: Final = 3
+LIMITS: Final = HistoryLimits(clusters_max=None)
+"""A request has as many clusters as it says, also where a pipeline's model would read a sample of them."""
+FORMAT: Final = 4
 """Raised with every change to what is written, so that a folder of an older one is written anew."""
 
 CONFIG: Final = ModelConfig.model_validate(
@@ -406,7 +408,7 @@ def _torch_logits(
         ids.append(spec.encoder.values.index(str(values[spec.name])) + 1)
     assert request.snapshot is not None
     history = build_history(
-        decode_snapshot(request.snapshot), Behaviors.empty(), at_ms=request.at_ms, limits=HistoryLimits()
+        decode_snapshot(request.snapshot), Behaviors.empty(), at_ms=request.at_ms, limits=LIMITS
     )
     items = catalogue.ids_of(c.item_id for c in request.candidates)
     asked = Request(items, np.zeros((len(items), 0), np.int64), np.array(ids), history)
@@ -430,7 +432,7 @@ def _manifest(catalogue: Catalogue, inputs: tuple[str, ...], match_key_ends: tup
         features=_of(Side.USER, Side.CONTEXT),
         item_features=new_item_features(features()),
         match_key_ends=match_key_ends,
-        history=HistoryLimits(),
+        history=LIMITS,
         items_count=len(catalogue) + 1,
         graph_inputs=inputs,
         parity=Parity(rows_count=0, logit_difference_max=0.0, logit_difference_limit=LOGIT_DIFFERENCE_LIMIT),
