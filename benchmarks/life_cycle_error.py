@@ -29,6 +29,8 @@ from training.export.served_scorer import ServedScorer
 SAMPLES: Final = (256, 512, 1024, 2048, 4096)
 BEST: Final = (100, 1000, 4000)
 """What a GSU keeps; the paper's is 100."""
+LARGER: Final = 2048
+"""About as many clusters there are of larger ones: clustering again takes minutes."""
 TIMED_RUNS: Final = 9
 BY_CANDIDATE: Final = ("candidate_ids", "item_shared", "item_by_domain")
 WHOLE: Final = HistoryLimits(clusters_max=None)
@@ -129,9 +131,8 @@ def rows_of(
         if keep < count:
             got = [subject.logits_of_best(ask, of, keep) for ask, of in zip(asks, of_whole, strict=True)]
             yield _row("best for each candidate", keep, got, right) | {"encode_and_score_ms": None}
-    for size in SAMPLES:
-        if size < count / 2:
-            yield row("larger clusters", larger(size))
+    if count > LARGER:
+        yield row("larger clusters", larger(LARGER))
 
 
 def _row(way: str, read: int, got: Sequence[F32], right: Sequence[F32]) -> dict[str, Any]:

@@ -78,6 +78,7 @@ def test_every_way_has_a_row_and_the_whole_is_right(
 ) -> None:
     monkeypatch.setattr(life_cycle_error, "SAMPLES", (3, 8))
     monkeypatch.setattr(life_cycle_error, "BEST", (2, 100))
+    monkeypatch.setattr(life_cycle_error, "LARGER", 3)
     asked: list[int] = []
 
     def larger(count: int) -> Snapshot:
