@@ -70,7 +70,7 @@ class HistoryLimits(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     clusters_max: int | None = Field(
-        default=2048,
+        default=1024,
         ge=1,
         description="clusters of a snapshot; of more, a sample of so many stands for all behaviors; null is no limit",
     )

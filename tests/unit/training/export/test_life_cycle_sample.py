@@ -78,5 +78,5 @@ def test_a_sample_that_is_too_small_is_not_sealed(
 
 def test_nothing_is_said_where_no_life_cycle_is_longer(finished_pipeline: PipelineConfig) -> None:
     manifest = read_artefact(finished_pipeline.workspace / "verify" / "pepnet" / "artefact")
-    assert manifest.history.clusters_max == 2048
+    assert manifest.history.clusters_max == 1024
     assert manifest.sampled_life_cycles is None
