@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
-from onnx.external_data_helper import convert_model_to_external_data
+from onnx.external_data_helper import set_external_data
 from torch import Tensor, nn
 
 from service.contract import served_inputs as names
@@ -145,7 +145,9 @@ def write_by_domain(folder: Path, graph: onnx.ModelProto, domains: Sequence[str]
     weights = folder / SCORER_WEIGHTS_FILE
     weights.parent.mkdir(parents=True)
     weights.touch()  # there also where all weights are small
-    convert_model_to_external_data(graph, location=weights.name, size_threshold=EXTERNAL_BYTES_MIN)
+    for tensor in graph.graph.initializer:
+        if len(tensor.raw_data) >= EXTERNAL_BYTES_MIN:
+            set_external_data(tensor, weights.name)
     base = weights.with_suffix(".base")
     onnx.save(graph, str(base))
     graph = onnx.load(str(base), load_external_data=False)

@@ -129,3 +129,14 @@ def test_large_weights_are_in_a_file_that_all_graphs_share_and_all_may_read(
         [weights, *(tmp_path / scorer_file(d) for d in DOMAINS)]
     )
     assert all((tmp_path / scorer_file(d)).stat().st_size < EXTERNAL_BYTES_MIN for d in DOMAINS)
+
+
+def test_a_file_of_the_weights_name_where_the_process_runs_is_nothing_to_an_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / Path(SCORER_WEIGHTS_FILE).name
+    own.write_bytes(b"mine")
+    monkeypatch.chdir(tmp_path)
+    write_by_domain(tmp_path / "exported", picking(EXTERNAL_BYTES_MIN), DOMAINS)
+    assert own.read_bytes() == b"mine"
+    assert (tmp_path / "exported" / SCORER_WEIGHTS_FILE).stat().st_size > 0
