@@ -48,6 +48,7 @@ def main() -> None:
             log_config=logging_config(settings.log_level),
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # nothing asks who the caller is
             timeout_keep_alive=settings.keep_alive_timeout_s,
             timeout_graceful_shutdown=settings.shutdown_timeout_s,
         )

@@ -112,8 +112,9 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Make an app answer as problems what its router refuses; errors of our routes never come to it."""
+    """Make an app answer as problems what its router refuses, and stray errors; our routes' do not come to it."""
     app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(Exception, on_error)
 
 
 def _kind_of(error: Exception) -> _Kind:
