@@ -1,23 +1,28 @@
-"""The arithmetic that scoring with the reference model cannot do without: its matrix products, and nothing else.
+"""The arithmetic that scoring cannot do without: its matrix products, and nothing else, by ONNX Runtime's fp32 MatMul.
 
-The least that the definition asks for, whatever graph is served: the user's side once; what depends on an item alone
-from the item tables, so its side of the first layer, its query, key and value; W^o folded into the first layer. What it
-takes is measured, by ONNX Runtime's fp32 MatMul of those shapes. Knows nothing of how the served graph does it.
+Of the reference model (`products`), the least that its definition asks for, whatever graph is served: the user's side
+once; what depends on an item alone from the item tables, so its side of the first layer, its query, key and value; W^o
+folded into the first layer. Of any other graph (`products_of`), those that it computes for a request.
 """
 
 from __future__ import annotations
 
+import json
+import tempfile
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper, save_model
 
 from benchmarks.reference_model import CONFIG, TASKS, features
 from service.contract.features import Side
+from service.contract.served_inputs import Feeds
 from training.backbones.star import Options as StarOptions
 from training.interest.twin_v2 import Options as TwinOptions
 
@@ -25,6 +30,8 @@ F32 = np.ndarray[Any, np.dtype[np.float32]]
 
 OPSET: Final = 20
 IR_VERSION: Final = 9
+PRODUCTS: Final = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm")
+"""Operators that are matrix products, those that ONNX Runtime makes of others included."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,37 @@ def products(*, n: int, c: int) -> list[Product]:
     ]
 
 
+def products_of(graph: Path, feeds: Feeds) -> list[Product]:
+    """Return the products that ONNX Runtime computes when it runs a graph file on these tensors."""
+    with tempfile.TemporaryDirectory(prefix="twinstar-products-") as name:
+        optimized = Path(name) / "optimized.onnx"
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3  # that what it writes is for this processor
+        options.optimized_model_filepath = str(optimized)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(name) / "profile")
+        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session.run(None, {value.name: feeds[value.name] for value in session.get_inputs()})
+        events = json.loads(Path(session.end_profiling()).read_text())
+        made = onnx.load(str(optimized), load_external_data=False).graph
+    constants = {tensor.name for tensor in made.initializer}
+    right_of = {node.name: node.input[1] for node in made.node if node.op_type in PRODUCTS}
+    found: list[Product] = []
+    for event in events:
+        node = event["name"].removesuffix("_kernel_time")
+        if event.get("cat") == "Node" and node != event["name"] and node in right_of:
+            (left,), (out,) = (
+                shape.values()
+                for shape in (event["args"]["input_type_shape"][0], event["args"]["output_type_shape"][0])
+            )
+            *batch, rows, columns = out
+            inner = prod(left) // (rows * (prod(batch) if len(left) == len(out) else 1))
+            weights = right_of[node] in constants
+            found.append(Product(node, rows, inner, columns, count=prod(batch), weights=weights))
+    return found
+
+
 class GemmGraph:
     """Products alone as one ONNX graph, in a session with one thread."""
 
@@ -106,7 +144,7 @@ def _write(path: Path, asked: list[Product], rng: np.random.Generator) -> dict[s
         for name, value in (("start", 0), ("end", 1)):
             constants.append(numpy_helper.from_array(np.full(axes, value, np.int64), f"{name}_{number}"))
         nodes += [
-            helper.make_node("MatMul", [left, right], [out]),
+            helper.make_node("MatMul", [left, right], [out], name=out),
             helper.make_node("Slice", [out, f"start_{number}", f"end_{number}"], [f"corner_{number}"]),
             helper.make_node("Reshape", [f"corner_{number}", "one"], [f"number_{number}"]),
         ]

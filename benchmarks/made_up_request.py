@@ -106,10 +106,15 @@ class Served:
             history=request.history,
         )
 
+    def searched(self, feeds: Feeds) -> Feeds:
+        """Return a request's tensors with what its searches keep."""
+        if self.searches is None or self.search is None:
+            return feeds
+        return with_kept(feeds, self.searches, self.search.run)
+
     def run(self, feeds: Feeds) -> Any:
         """Return the logits (N, T) of a request's tensors; what its searches keep is found first."""
-        if self.searches is not None and self.search is not None:
-            feeds = with_kept(feeds, self.searches, self.search.run)
+        feeds = self.searched(feeds)
         return self.session.run([LOGIT, PROBABILITY], {name: feeds[name] for name in self.inputs})[0]
 
     def check(self, request: Request) -> None:

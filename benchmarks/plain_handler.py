@@ -56,6 +56,7 @@ REQUIREMENTS: Final = (
     "pydantic",
     "pydantic-settings",
     "redis",
+    "xxhash",
 )
 """What this module and the contract import, beside the standard library."""
 

@@ -5,8 +5,9 @@
 A backbone stands alone, an interest module beside STAR, each with its default options, on a made-up request of 200
 candidates (`made_up_request.py`), in processor time. All are measured round by round, in an order that changes, so that
 what else the machine does meets all alike; STAR stands twice, and how far its second is from its first is the noise.
-Beside each is the trained model's own forward of the same request in torch, which must give the same logits. Last, what
-counting match statistics and popularity takes (`made_up_counts.py`). Writes the table into docs/models.md.
+Beside each is the trained model's own forward of the same request in torch, which must give the same logits, and the
+matrix products that its graph computes, alone (`gemm_bound.py`): the least that it could take. Last, what counting
+match statistics and popularity takes (`made_up_counts.py`). Writes the table into docs/models.md.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ import numpy as np
 import torch
 
 from benchmarks.figures import table
+from benchmarks.gemm_bound import GemmGraph, products_of
 from benchmarks.made_up_counts import counting_calls, match_levels_count
 from benchmarks.made_up_request import (
     BEHAVIORS_COUNT,
     CANDIDATES_COUNT,
     CLUSTERS_COUNT,
+    DOMAINS,
     RECENTS_COUNT,
     Request,
     Served,
@@ -41,6 +44,7 @@ from benchmarks.made_up_request import (
 )
 from benchmarks.report import placed
 from benchmarks.results import write_results
+from service.contract.artefact import SEARCH_FILE, scorer_file
 from training.config import ModelConfig
 from training.plugins import plugin_names
 
@@ -56,7 +60,7 @@ VARIANTS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
 }
 """What some options of a method make of its cost."""
 ROUNDS: Final = 60
-RUNS: Final = (5, 5, 1)
+RUNS: Final = (5, 5, 1, 5)
 """Calls of each kind in a round."""
 TITLES: Final = {"backbone": "backbone", "interest": "STAR with", "counted": "in numpy, before the graph"}
 BEGIN: Final = "<!-- served cost: written by `python -m benchmarks.served_cost` -->"
@@ -67,7 +71,8 @@ END: Final = "<!-- end of served cost -->"
 class Measured:
     """What is measured: `kind` is `backbone`, `interest` or `counted`, `item_floats` what is stored per item.
 
-    calls: one request of all candidates, one of a single candidate, and the trained model's forward, if there is one.
+    calls: one request of all candidates, one of a single candidate, and if there is a model, its forward in torch and
+        the products of its graph.
     """
 
     name: str
@@ -127,8 +132,17 @@ def made(folder: Path, request: Request) -> list[Measured]:
         served.check(request)
         tables = served.tables
         floats = tables.shared.shape[1] + tables.by_domain.shape[0] * tables.by_domain.shape[2]
-        found.append(Measured(name, kind, floats, _calls(served, request, batch)))
+        bound = _products(served, request, folder / str(number))
+        found.append(Measured(name, kind, floats, (*_calls(served, request, batch), bound.run)))
     return found
+
+
+def _products(served: Served, request: Request, folder: Path) -> GemmGraph:
+    """Return the products of a request's graphs."""
+    feeds = served.searched(served.feeds(request))
+    graphs = [scorer_file(DOMAINS[0]), *([SEARCH_FILE] if served.search is not None else [])]
+    products = [product for name in graphs for product in products_of(folder / name, feeds)]
+    return GemmGraph(folder / "products.onnx", products, np.random.default_rng(10))
 
 
 def counting(request: Request) -> list[Measured]:
@@ -196,6 +210,10 @@ def rows_of(
                 "over_star_quartiles": [round(float(low), 3), round(float(high), 3)],
                 "added_us": round(float(np.median(own[:, 0] - star[:, 0])), 1),
                 "training_forward_us": None if np.isnan(own[0, 2]) else round(float(np.median(own[:, 2])), 1),
+                "products_us": None if np.isnan(own[0, 3]) else round(float(np.median(own[:, 3])), 1),
+                "over_products": None
+                if np.isnan(own[0, 3])
+                else round(float(np.median(own[:, 0] / own[:, 3])), 3),
                 "rounds": len(own),
             }
         )
@@ -216,19 +234,21 @@ def rendered(results: Mapping[str, Any]) -> str:
         "over STAR",
         "middle half of rounds",
         "torch, µs",
+        "its products, µs",
+        "over them",
     ]
     assert first["n"] == 200
 
     def line(row: Mapping[str, Any]) -> list[object]:
         a, b = row["over_star_quartiles"]
         times = [float(row[key]) for key in ("served_us", "one_candidate_us", "over_star")]
-        torch_us = row["training_forward_us"]
+        others = [row[key] for key in ("training_forward_us", "products_us", "over_products")]
         return [
             f"`{row['name']}`",
             row["item_floats"],
             *times,
             f"{a:.2f} to {b:.2f}",
-            None if torch_us is None else float(torch_us),
+            *(None if value is None else float(value) for value in others),
         ]
 
     parts = [

@@ -4,7 +4,13 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks.gemm_bound import GemmGraph, Product, products
+from benchmarks.gemm_bound import GemmGraph, Product, products, products_of
+from benchmarks.reference_model import MODEL
+from service.contract.artefact import scorer_file
+from service.contract.history import History
+from service.contract.served_inputs import assemble
+from service.experiments.plan import Plan
+from service.models.live import load_serving
 
 
 def test_a_product_counts_a_multiplication_and_an_addition_for_each_pair():
@@ -33,6 +39,49 @@ def test_more_candidates_leave_the_users_and_the_clusters_products_as_they_are()
         "user's share of the first layer",
         "user's share of the auxiliary network",
     }
+
+
+def test_the_products_of_a_graph_are_those_that_it_runs(tmp_path):
+    asked = [
+        Product("weights", 3, 4, 5),
+        Product("heads", 2, 3, 7, count=4, weights=False),
+    ]
+    path = tmp_path / "products.onnx"
+    graph = GemmGraph(path, asked, np.random.default_rng(0))
+
+    found = products_of(path, graph._feeds)
+
+    as_asked = [(p.rows, p.inner, p.columns, p.count, p.weights) for p in asked]
+    assert sorted((p.rows, p.inner, p.columns, p.count, p.weights) for p in found) == sorted(as_asked)
+
+
+def test_the_products_of_the_reference_graph_are_those_of_its_definition(reference):
+    """But for what is a column or two wider."""
+    live = load_serving(reference.registry, Plan(version=1, default_model=MODEL)).models[MODEL]
+    n, c = 50, 30
+    history = History(
+        np.ones(c, np.uint32),
+        np.ones(c, np.float32),
+        np.zeros(c, np.uint8),
+        np.zeros(c, np.uint8),
+        *(np.zeros(0, np.uint8) for _ in range(3)),
+    )
+    feeds = assemble(
+        live.encoder.tables,
+        domain=0,
+        user_ids=[1] * 10,
+        rows=np.arange(n, dtype=np.int32),
+        candidate_ids=np.zeros((n, 0), np.int64),
+        history=history,
+    )
+    folder = reference.registry / "models" / MODEL / reference.version
+
+    found = products_of(folder / scorer_file("mailer"), feeds)
+
+    by_candidate = [p.flops for p in found if p.rows == n]
+    asked = [p.flops for p in products(n=n, c=c) if p.rows == n]
+    assert sum(by_candidate) >= sum(asked)
+    assert sum(by_candidate) <= 1.05 * sum(asked)
 
 
 def test_the_graph_is_all_the_products_and_leaves_none_out(tmp_path):

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import ast
 import asyncio
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -8,6 +13,7 @@ import orjson
 import pytest
 
 from benchmarks.plain_handler import (
+    REQUIREMENTS,
     SERVED,
     TRAINING,
     AsyncHandler,
@@ -118,3 +124,22 @@ def test_ready_tensors_come_back_as_they_were(base64):
 def test_ready_tensors_for_a_graph_that_there_is_not_are_refused():
     with pytest.raises(msgspec.ValidationError):
         tensors_of(msgspec.msgpack.encode({"graph": "another", "inputs": {}}))
+
+
+def test_what_it_imports_is_what_an_environment_of_a_peer_has():
+    command = (
+        "import sys, benchmarks.plain_handler\n"
+        "print(*(m.__file__ for n, m in sys.modules.items() if n.startswith(('benchmarks.', 'service.'))))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    imported = {
+        name.partition(".")[0]
+        for path in loaded.stdout.split()
+        for node in ast.walk(ast.parse(Path(path).read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
+    }
+    of_package = packages_distributions()
+    others = imported - sys.stdlib_module_names - {"benchmarks", "service"}
+    assert {"msgspec", "numpy"} <= others
+    assert {of_package[name][0].replace("_", "-") for name in others} <= set(REQUIREMENTS)

@@ -76,8 +76,8 @@ def test_a_graph_that_scores_otherwise_is_refused(served):
 
 def test_every_model_is_called_as_often_and_none_always_after_the_same_one():
     called = []
-    models = [measured(name, "backbone", [lambda name=name: called.append(name)] * 3) for name in "abc"]
-    assert measure(models, rounds=12).shape == (12, 3, 3)
+    models = [measured(name, "backbone", [lambda name=name: called.append(name)] * 4) for name in "abc"]
+    assert measure(models, rounds=12).shape == (12, 3, 4)
     assert len({called.count(name) for name in "abc"}) == 1
     after_a = {b for a, b in pairwise(called) if a == "a"}
     assert after_a == set("abc")
@@ -86,9 +86,9 @@ def test_every_model_is_called_as_often_and_none_always_after_the_same_one():
 def test_figures_are_medians_and_ratios_are_taken_within_a_round():
     star = np.array([100.0, 200.0, 1000.0])  # a machine that slows down
     samples = np.stack(
-        [np.stack([a, a / 10, a * 5], axis=1) for a in (star, star * 1.02, star * 3, star / 2)], axis=1
+        [np.stack([a, a / 10, a * 5, a / 4], axis=1) for a in (star, star * 1.02, star * 3, star / 2)], axis=1
     )
-    samples[:, 3, 2] = np.nan  # no model, no forward
+    samples[:, 3, 2:] = np.nan  # no model, no forward and no products
 
     rows = rows_of(STAR_TWICE_AND_ANOTHER, samples)
 
@@ -97,11 +97,13 @@ def test_figures_are_medians_and_ratios_are_taken_within_a_round():
     assert [row["training_forward_us"] for row in rows] == [1000, 1020, 3000, None]
     assert rows[2]["over_star_quartiles"] == [3, 3] and rows[2]["added_us"] == 400
     assert rows[0]["one_candidate_us"] == 20
+    assert [row["products_us"] for row in rows] == [50, 51, 150, None]
+    assert [row["over_products"] for row in rows] == [4, 4, 4, None]
 
 
 def test_results_are_rendered_between_the_marks_of_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/anywhere/served_cost.py"])
-    rows = rows_of(STAR_TWICE_AND_ANOTHER, np.full((2, 4, 3), 150.0))
+    rows = rows_of(STAR_TWICE_AND_ANOTHER, np.full((2, 4, 4), 150.0))
     write_results(
         tmp_path / "cost.json", [{**row, "load_average_before": 0.1} for row in rows], packages=("torch",)
     )
