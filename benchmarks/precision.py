@@ -1,10 +1,12 @@
-"""What the int8 variant of a served graph saves: both graphs of one model in ONNX Runtime, one thread.
+"""What the int8 variant of a served graph saves: of the graph, and of whole requests to the service.
 
     python -m benchmarks.precision [--rounds N] [--out FILE.json] [--page FILE.md]
 
-STAR of 512, 256 and 128 units with TWIN-V2, on made-up requests (`made_up_request.py`), in processor time; both graphs
-take turns in every round, so that what else the machine does meets both alike. Writes the table into
-docs/performance.md. What a variant does to scores is not measured here: these parameters are as they are drawn.
+STAR of 512, 256 and 128 units with TWIN-V2. Of the graph: both graphs in ONNX Runtime, one thread, on made-up requests
+(`made_up_request.py`), in processor time. Of requests: the reference model (`reference_model.py`) at two services, one
+in each precision, requests a second of a closed loop. Both take turns in every round, so that what else the machine
+does meets both alike. Writes the tables into docs/performance.md. What a variant does to scores is not measured here:
+these parameters are as they are drawn.
 """
 
 from __future__ import annotations
@@ -15,15 +17,24 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.figures import table
+from benchmarks.bars import CONNECTIONS
+from benchmarks.comparison import Comparison, Options, Point
+from benchmarks.figures import Sample, ratios, table
 from benchmarks.made_up_request import DOMAINS, Served, made_up_request, serve, session_of
+from benchmarks.measure import Measurements
+from benchmarks.progress import say
+from benchmarks.reference_model import MODEL as REFERENCE
+from benchmarks.reference_model import Reference
 from benchmarks.report import placed
 from benchmarks.results import write_results
+from benchmarks.servers import split_cores
+from benchmarks.systems import OURS, Subject, ours, store_running
 from service.contract.served_inputs import PROBABILITY
 from training.config import ModelConfig
 from training.export.int8_file import write_int8
@@ -34,6 +45,10 @@ SIZES: Final = ((200, 200), (200, 1000), (500, 200), (500, 1000))
 ROUNDS: Final = 60
 RUNS: Final = 4
 """Requests of each graph in a round."""
+INT8: Final = f"{OURS}-int8"
+SERVICE_ROUNDS: Final = 5
+SERVICE_SECONDS: Final = 2.0
+ASKS_COUNT: Final = 48
 BEGIN: Final = "<!-- precision: written by `python -m benchmarks.precision` -->"
 END: Final = "<!-- end of precision -->"
 
@@ -43,7 +58,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of the graphs")
+    parser.add_argument(
+        "--reference", type=Path, default=Path("runs/reference"), help="where that model lies"
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/precision.json"))
     parser.add_argument("--page", type=Path, default=Path("docs/performance.md"))
     arguments = parser.parse_args()
@@ -60,7 +78,8 @@ def main() -> None:
             | {"load_average_before": round(load_before, 1)}
             for n, clusters in SIZES
         ]
-    write_results(arguments.out, rows, packages=("numpy", "onnxruntime"))
+    requests = request_rows(measure_requests(Reference(arguments.reference)))
+    write_results(arguments.out, rows, packages=("numpy", "onnxruntime"), more={"requests": requests})
     text = rendered(json.loads(arguments.out.read_text()))
     arguments.page.write_text(placed(arguments.page.read_text(), text, marks=(BEGIN, END)))
     print(text)
@@ -102,6 +121,39 @@ def row_of(n: int, clusters: int, spent_us: Mapping[str, list[float]]) -> dict[s
     }
 
 
+def measure_requests(reference: Reference) -> list[Sample]:
+    """Return samples of the service in both precisions, side by side."""
+    reference.ensure()
+    subject = Subject(
+        reference.registry, REFERENCE, reference.training_graph, reference.plan, reference.store
+    )
+    cores = split_cores()
+    fp32 = ours(subject)
+    int8 = replace(fp32, name=INT8, environment={**fp32.environment, "TWINSTAR_PRECISION": "int8"})
+    points = [Point(n, float(c), reference.workload(n=n, c=c, asks_count=ASKS_COUNT)) for n, c in SIZES]
+    options = Options(rounds=SERVICE_ROUNDS, closed_s=SERVICE_SECONDS, open_s=0.0)
+    with tempfile.TemporaryDirectory(prefix="twinstar-precision-") as name:
+        bench = Comparison(subject, Path(name), options, Measurements(*cores))
+        with (
+            store_running(reference.store, cores[1]),
+            bench.servers([fp32, int8], points[0].workload) as up,
+        ):
+            for number in range(options.rounds):
+                say(f"requests, round {number + 1} of {options.rounds}")
+                bench.taken.begin_turn()
+                bench.closed(up, points, names=[OURS, INT8] if number % 2 else [INT8, OURS])
+    return bench.taken.samples
+
+
+def request_rows(samples: list[Sample]) -> list[dict[str, Any]]:
+    """Return how many times as many requests a second are answered in int8, by size."""
+    return [
+        {"n": ratio.n, "clusters": int(ratio.c), "median": ratio.median, "low": ratio.low, "high": ratio.high}
+        for ratio in ratios(samples, INT8, OURS)
+        if ratio.metric == "rps" and ratio.connections == CONNECTIONS
+    ]
+
+
 def rendered(results: Mapping[str, Any]) -> str:
     """Return the results as Markdown: where they come from, and a table."""
     meta, rows = results["meta"], results["rows"]
@@ -118,9 +170,18 @@ def rendered(results: Mapping[str, Any]) -> str:
         ]
         for row in rows
     ]
-    return (
-        f"`{meta['command']}` on {meta['date']}, {meta['machine']}, {versions}; median of {rows[0]['rounds']} rounds, "
-        f"load average {rows[0]['load_average_before']} when it began.\n\n{table(header, lines)}"
+    whole = [
+        [row["n"], row["clusters"], f"{row['median']:.2f} ({row['low']:.2f} to {row['high']:.2f})"]
+        for row in results["requests"]
+    ]
+    return "\n\n".join(
+        [
+            f"`{meta['command']}` on {meta['date']}, {meta['machine']}, {versions}; median of {rows[0]['rounds']} "
+            f"rounds, load average {rows[0]['load_average_before']} when it began.",
+            table(header, lines),
+            f"Requests a second of the service, {CONNECTIONS} connections, median of the rounds and their range:",
+            table(["candidates", "clusters", "int8 over fp32"], whole),
+        ]
     )
 
 

@@ -42,7 +42,12 @@ from service.contract.features import (
     Side,
     time_encoder,
 )
-from service.contract.golden import GoldenCandidate, GoldenRequest, write_golden
+from service.contract.golden import (
+    GoldenCandidate,
+    GoldenRequest,
+    log_odds_differences,
+    write_golden,
+)
 from service.contract.history import (
     STRENGTH_SCALE,
     Behaviors,
@@ -52,13 +57,14 @@ from service.contract.history import (
     decode_snapshot,
     encode_snapshot,
 )
-from service.contract.manifest import Manifest, Parity, TaskSpec
+from service.contract.manifest import Manifest, Parity, TaskSpec, Variant
 from service.contract.match import match_key_ends
 from service.contract.served_inputs import rows_by_catalogue_id
 from service.contract.store_keys import encode_user_features
 from service.stores import open_store
 from training.config import ModelConfig
 from training.errors import StageError
+from training.export.int8_file import write_int8
 from training.export.item_encoder import ItemEncoder, new_item_features
 from training.export.onnx_file import write_item_encoder, write_onnx
 from training.export.parity import LOGIT_DIFFERENCE_LIMIT
@@ -83,7 +89,7 @@ ASKED_AT_MS: Final = SNAPSHOT_AT_MS + 3_600_000
 SEED: Final = 1
 LIMITS: Final = HistoryLimits(clusters_max=None)
 """A request has as many clusters as it says, also where a pipeline's model would read a sample of them."""
-FORMAT: Final = 4
+FORMAT: Final = 5
 """Raised with every change to what is written, so that a folder of an older one is written anew."""
 
 CONFIG: Final = ModelConfig.model_validate(
@@ -239,15 +245,19 @@ class Reference:
             domains=DOMAINS,
         )
         write_item_encoder(folder, ItemEncoder(model, scorer).eval())
+        write_int8(folder, DOMAINS)
         draft = _manifest(catalogue, inputs, match_key_ends(tables.match_keys))
-        served = ServedGraph(folder, catalogue, draft)
+        served, int8 = (ServedGraph(folder, catalogue, draft, precision) for precision in ("fp32", "int8"))
         golden: list[GoldenRequest] = []
-        off = 0.0
+        off = int8_p_off = int8_log_odds_off = 0.0
         for request in self._golden(users, rng):
             logits = _torch_logits(model, request, catalogue)
             off = max(off, float(np.abs(served.logits(request) - logits).max()))
-            expected = tuple(map(tuple, probabilities(logits, TASKS).tolist()))
-            golden.append(request.model_copy(update={"probability": expected}))
+            expected = probabilities(logits, TASKS)
+            got = int8.probabilities(request.domain, int8.feeds(request))
+            int8_p_off = max(int8_p_off, float(np.abs(got - expected).max()))
+            int8_log_odds_off = max(int8_log_odds_off, float(log_odds_differences(got, expected).max()))
+            golden.append(request.model_copy(update={"probability": tuple(map(tuple, expected.tolist()))}))
         if not off <= LOGIT_DIFFERENCE_LIMIT:
             raise StageError(f"torch and ONNX Runtime differ by {off:.2e} in logits: not sealed")
         write_golden(folder, golden)
@@ -256,7 +266,17 @@ class Reference:
             logit_difference_max=off,
             logit_difference_limit=LOGIT_DIFFERENCE_LIMIT,
         )
-        return artefact.seal_artefact(folder, draft.model_copy(update={"parity": parity}))
+        variant = Variant(
+            precision="int8",
+            rows_count=parity.rows_count,
+            auc_drop_max=0.0,  # of random weights there is nothing to rank by, and no labels
+            pcoc_change_max=0.0,
+            probability_difference_max=int8_p_off,
+            log_odds_difference_max=int8_log_odds_off,
+        )
+        return artefact.seal_artefact(
+            folder, draft.model_copy(update={"parity": parity, "variants": (variant,)})
+        )
 
     def _golden(self, users: Sequence[User], rng: np.random.Generator) -> Iterator[GoldenRequest]:
         """Yield requests in each domain, of users with few, many and no clusters; probabilities are yet to come."""
