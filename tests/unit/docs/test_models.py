@@ -158,11 +158,15 @@ def test_a_config_of_the_page_is_one(kind: str, text: str) -> None:
     check_plugins(PipelineConfig.model_validate(LEAST | content))
 
 
+def anchors_of(page: Path) -> set[str]:
+    titles = [title for _, title in HEADING.findall(page.read_text())]
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 def test_links_lead_somewhere() -> None:
-    page = PAGE.read_text()
-    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for _, title in HEADING.findall(page)}
-    for link in LINK.findall(page):
-        if link.startswith("#"):
-            assert link[1:] in anchors
-        elif not link.startswith("http"):
-            assert (PAGE.parent / link).exists(), link
+    for link in LINK.findall(PAGE.read_text()):
+        if not link.startswith("http"):
+            file, _, anchor = link.partition("#")
+            page = PAGE.parent / file if file else PAGE
+            assert page.exists(), link
+            assert not anchor or anchor in anchors_of(page), link
