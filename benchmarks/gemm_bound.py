@@ -7,7 +7,6 @@ folded into the first layer. Of any other graph (`products_of`), those that it c
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,6 +19,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper, save_model
 
+from benchmarks.kernels import kernels_of, profiled_options
 from benchmarks.reference_model import CONFIG, TASKS, features
 from service.contract.features import Side
 from service.contract.served_inputs import Feeds
@@ -78,22 +78,18 @@ def products_of(graph: Path, feeds: Feeds) -> list[Product]:
     """Return the products that ONNX Runtime computes when it runs a graph file on these tensors."""
     with tempfile.TemporaryDirectory(prefix="twinstar-products-") as name:
         optimized = Path(name) / "optimized.onnx"
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
+        options = profiled_options(Path(name))
         options.log_severity_level = 3  # that what it writes is for this processor
         options.optimized_model_filepath = str(optimized)
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(name) / "profile")
         session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         session.run(None, {value.name: feeds[value.name] for value in session.get_inputs()})
-        events = json.loads(Path(session.end_profiling()).read_text())
+        kernels = kernels_of(session)
         made = onnx.load(str(optimized), load_external_data=False).graph
     constants = {tensor.name for tensor in made.initializer}
     right_of = {node.name: node.input[1] for node in made.node if node.op_type in PRODUCTS}
     found: list[Product] = []
-    for event in events:
-        node = event["name"].removesuffix("_kernel_time")
-        if event.get("cat") == "Node" and node != event["name"] and node in right_of:
+    for node, event in kernels:
+        if node in right_of:
             (left,), (out,) = (
                 shape.values()
                 for shape in (event["args"]["input_type_shape"][0], event["args"]["output_type_shape"][0])

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import torch
+from scipy.special import expit
 
 from benchmarks.workload import Ask
 from service.contract.catalogue import Catalogue
@@ -25,6 +26,7 @@ from service.contract.search import kept_of
 from service.contract.served_inputs import CLUSTER_ITEM, ITEM_SHARED, PARTS, Feeds
 from training.export.served_graph import ServedGraph
 from training.export.served_scorer import ServedScorer
+from training.export.variants import BY_CANDIDATE
 
 SAMPLES: Final = (256, 512, 1024, 2048, 4096)
 BEST: Final = (100, 1000, 4000)
@@ -32,12 +34,11 @@ BEST: Final = (100, 1000, 4000)
 LARGER: Final = 2048
 """About as many clusters there are of larger ones: clustering again takes minutes."""
 TIMED_RUNS: Final = 9
-BY_CANDIDATE: Final = ("candidate_ids", "item_shared", "item_by_domain")
 WHOLE: Final = HistoryLimits(clusters_max=None)
 
 
 @dataclass(frozen=True)
-class Distance:
+class LogitDistance:
     """How far scores are from those that are right, over candidates of all requests and tasks.
 
     swapped_share: of pairs of candidates of one request, those that change places by the first task.
@@ -50,7 +51,7 @@ class Distance:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Scored:
     """A published model: its graph in ONNX Runtime, its parts in torch, and what a request is encoded with."""
 
     graph: ServedGraph
@@ -89,11 +90,8 @@ class Subject:
         columns, _ = self.scorer.own_columns(tensors[ITEM_SHARED])
         history = self.scorer.own_history({"clusters": tensors[CLUSTER_ITEM]})
         with torch.inference_mode():
-            ranks = self.scorer.interests[
-                interest
-            ].ranks(  # type: ignore[operator]
-                columns[interest], history[interest], *(tensors[name] for name in names[1:])
-            )
+            rank = self.scorer.interests[interest].ranks
+            ranks = rank(columns[interest], history[interest], *(tensors[name] for name in names[1:]))  # type: ignore[operator]
         kept = kept_of(ranks.numpy(), keep, newest_first=False)
         rows = []
         for i, chosen in enumerate(kept):
@@ -104,7 +102,7 @@ class Subject:
 
 
 def rows_of(
-    subject: Subject,
+    subject: Scored,
     whole: Snapshot,
     asks: Sequence[Ask],
     larger: Callable[[int], Snapshot],
@@ -139,7 +137,7 @@ def _row(way: str, read: int, got: Sequence[F32], right: Sequence[F32]) -> dict[
     return {"way": way, "clusters_read": read, **asdict(distance(got, right))}
 
 
-def _timed_ms(subject: Subject, ask: Ask, snapshot: Snapshot) -> float:
+def _timed_ms(subject: Scored, ask: Ask, snapshot: Snapshot) -> float:
     def run() -> float:
         began_s = time.perf_counter()
         subject.graph.probabilities(ask.domain, subject.feeds(ask, snapshot))
@@ -148,11 +146,14 @@ def _timed_ms(subject: Subject, ask: Ask, snapshot: Snapshot) -> float:
     return float(np.median([run() for _ in range(TIMED_RUNS)]))
 
 
-def distance(got: Sequence[F32], right: Sequence[F32]) -> Distance:
+def distance(got: Sequence[F32], right: Sequence[F32]) -> LogitDistance:
     """Return how far the logits (N, T) of some requests are from the right ones."""
     off = [np.abs(a - b) for a, b in zip(got, right, strict=True)]
-    p = [np.abs(_sigmoid(a) - _sigmoid(b)).max() for a, b in zip(got, right, strict=True)]
-    return Distance(
+    p = [
+        np.abs(expit(a, dtype=np.float64) - expit(b, dtype=np.float64)).max()
+        for a, b in zip(got, right, strict=True)
+    ]
+    return LogitDistance(
         logit_difference_mean=float(np.mean([o.mean() for o in off])),
         logit_difference_max=float(max(o.max() for o in off)),
         probability_difference_max=float(max(p)),
@@ -167,7 +168,3 @@ def swapped_share(got: npt.NDArray[Any], right: npt.NDArray[Any]) -> float:
     first, second = np.triu_indices(len(got), 1)
     orders = [np.sign(scores[first] - scores[second]) for scores in (got, right)]
     return float(np.mean(orders[0] * orders[1] < 0)) if len(first) else 0.0
-
-
-def _sigmoid(logits: F32) -> npt.NDArray[np.float64]:
-    return np.asarray(1.0 / (1.0 + np.exp(-logits.astype(np.float64))))

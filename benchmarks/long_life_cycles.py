@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.comparison import Comparison, Options, Point
 from benchmarks.figures import Cell, pairs_of, rows_of, table
-from benchmarks.life_cycle_error import Subject as Scored
+from benchmarks.life_cycle_error import Scored
 from benchmarks.life_cycle_error import rows_of as rows_of_error
 from benchmarks.measure import Measurements
 from benchmarks.progress import say
@@ -33,7 +33,7 @@ from benchmarks.results import write_results
 from benchmarks.servers import ServerError, split_cores
 from benchmarks.systems import OURS, Subject, ours, own_store
 from benchmarks.workload import AFTER_SNAPSHOT_MS, Requests, User, Workload, make_workload
-from service.contract.artefact import model_folder, read_artefact, read_popularity
+from service.contract.artefact import read_artefact, read_popularity
 from service.contract.history import Behaviors, Snapshot, encode_snapshot
 from training.data.encoded import behaviors_by_user
 from training.errors import TrainingError
@@ -129,10 +129,7 @@ def latency_rows(
     published: Published, whole: Mapping[int, Snapshot], options: Options
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for each length and number of candidates; `over_first` is its p50 over that of the first length."""
-    limits = read_artefact(
-        model_folder(published.config.publish.registry, published.model) / published.version
-    )
-    clusters_max = limits.history.clusters_max
+    clusters_max = read_artefact(published.artefact).history.clusters_max
     users = {
         length: User(f"user-of-{length}", encode_snapshot(snapshot.sampled(clusters_max)), None)
         for length, snapshot in whole.items()
@@ -160,9 +157,10 @@ def latency_rows(
                 say(f"latency, round {number + 1} of {options.rounds}")
                 bench.taken.begin_turn()
                 bench.closed(up, points, names=[OURS])
-    for row in rows_of(s for s in bench.taken.samples if s.cell.connections == 1):
-        length = int(str(row.pop("c")).removesuffix(".0"))
-        cell = Cell(OURS, int(str(row["n"])), float(length), 1)
+    rows = rows_of(s for s in bench.taken.samples if s.cell.connections == 1)
+    for point, row in zip(points, rows, strict=True):
+        length, cell = int(point.c), Cell(OURS, point.n, point.c, 1)
+        del row["c"]
         first = replace(cell, c=float(min(whole)))
         ratios = [a.p50_ms / b.p50_ms for a, b in pairs_of(bench.taken.samples, cell, first)]
         yield {
@@ -183,11 +181,10 @@ def _workload(published: Published, user: User, n: int, at_ms: int, rng: np.rand
 def error_rows(published: Published, whole: Mapping[int, Snapshot]) -> Iterator[dict[str, Any]]:
     """Yield a row for each length and way to read fewer clusters."""
     config, bench = published.config.publish, published.bench
-    folder = model_folder(config.registry, published.model) / published.version
-    manifest = read_artefact(folder)
+    manifest = read_artefact(published.artefact)
     trained = load_model(bench, published.model, Progress(quiet=True))
     scored = Scored(
-        ServedGraph(folder, bench.catalogue, manifest),
+        ServedGraph(published.artefact, bench.catalogue, manifest),
         ServedScorer(trained, manifest.tasks, len(manifest.domains)).eval(),
         bench.catalogue,
         read_popularity(config.registry, config.snapshot_line, published.snapshot),

@@ -7,7 +7,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.contract.artefact import SnapshotRef, current_version, read_artefact, read_snapshot_ref
+from service.contract.artefact import (
+    SnapshotRef,
+    current_version,
+    model_folder,
+    read_artefact,
+    read_snapshot_ref,
+)
 from service.contract.errors import ArtefactError
 from training.config import PipelineConfig, load_config
 from training.errors import StageError, TrainingError
@@ -30,6 +36,11 @@ class Published:
     def config(self) -> PipelineConfig:
         """The pipeline's configuration."""
         return self.bench.config
+
+    @property
+    def artefact(self) -> Path:
+        """The folder of the version in force."""
+        return model_folder(self.config.publish.registry, self.model) / self.version
 
     def write_training_graph(self, path: Path) -> None:
         """Write the training graph of the published model."""

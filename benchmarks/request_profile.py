@@ -18,13 +18,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnxruntime as ort
 
 from benchmarks.figures import table
 from benchmarks.http_overhead import stage_seconds
+from benchmarks.kernels import kernels_of, profiled_options
 from benchmarks.load import LoadError, http_request, run_closed
 from benchmarks.plain_handler import SERVED, BlockingHandler, PlainSettings, ScoreRequest
 from benchmarks.progress import say
@@ -197,19 +198,14 @@ def operators_us(live: LiveModel, registry: Path, subject: Subject, ask: Ask) ->
     handler = BlockingHandler(settings)
     request = ScoreRequest.model_validate_json(ask.body)
     feeds = handler.feeds(request, ask.domain, handler.stored(request.user_id), SERVED)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.enable_profiling = True
-    options.profile_file_prefix = str(subject.plan.parent / "profile")
+    options = profiled_options(subject.plan.parent)
     path = registry / "models" / subject.model / live.manifest.version / scorer_file(ask.domain)
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     for _ in range(PROFILED_RUNS):
         session.run([PROBABILITY], feeds)
-    events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text())
     total_us: dict[str, float] = defaultdict(float)
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            total_us[event["args"]["op_name"]] += event["dur"] / PROFILED_RUNS
+    for _, event in kernels_of(session):
+        total_us[event["args"]["op_name"]] += event["dur"] / PROFILED_RUNS
     return dict(sorted(total_us.items(), key=lambda pair: -pair[1]))
 
 

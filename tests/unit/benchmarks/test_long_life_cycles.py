@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from benchmarks import life_cycle_error, long_life_cycles
-from benchmarks.life_cycle_error import Subject, distance, rows_of, swapped_share
+from benchmarks.life_cycle_error import Scored, distance, rows_of, swapped_share
 from benchmarks.long_life_cycles import BEGIN, END, joined, rendered
 from benchmarks.report import placed
 from benchmarks.results import write_results
@@ -32,26 +32,24 @@ CLUSTERS_COUNT = 12
 
 
 @pytest.fixture(scope="module")
-def subject(finished_pipeline: PipelineConfig) -> Subject:
+def subject(finished_pipeline: PipelineConfig) -> Scored:
     bench = Workbench(finished_pipeline)
     folder = finished_pipeline.workspace / "verify" / "pepnet" / "artefact"
     manifest = read_artefact(folder)
     trained = load_model(bench, "pepnet", Progress(quiet=True))
     scorer = ServedScorer(trained, manifest.tasks, len(manifest.domains)).eval()
-    return Subject(
-        ServedGraph(folder, bench.catalogue, manifest), scorer, bench.catalogue, Popularity.empty()
-    )
+    return Scored(ServedGraph(folder, bench.catalogue, manifest), scorer, bench.catalogue, Popularity.empty())
 
 
 @pytest.fixture(scope="module")
-def ask(subject: Subject) -> Ask:
+def ask(subject: Scored) -> Ask:
     candidates = [item_id(0), {"item_id": item_id(1), "context": {}}, item_id(2)]
     body = {"user_id": "u", "at_ms": 2_000_000_000_000, "context": {}, "candidates": candidates}
     return Ask(subject.graph.manifest.domains[0], orjson.dumps(body))
 
 
 @pytest.fixture(scope="module")
-def whole(subject: Subject) -> Snapshot:
+def whole(subject: Scored) -> Snapshot:
     random = np.random.default_rng(0)
     return Snapshot(
         1_900_000_000_000,
@@ -64,7 +62,7 @@ def whole(subject: Subject) -> Snapshot:
 
 
 def test_the_best_of_as_many_as_there_are_is_attention_over_all(
-    subject: Subject, ask: Ask, whole: Snapshot
+    subject: Scored, ask: Ask, whole: Snapshot
 ) -> None:
     feeds = subject.feeds(ask, whole)
     right = subject.logits(ask, feeds)
@@ -74,7 +72,7 @@ def test_the_best_of_as_many_as_there_are_is_attention_over_all(
 
 
 def test_every_way_has_a_row_and_the_whole_is_right(
-    subject: Subject, ask: Ask, whole: Snapshot, monkeypatch: pytest.MonkeyPatch
+    subject: Scored, ask: Ask, whole: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(life_cycle_error, "SAMPLES", (3, 8))
     monkeypatch.setattr(life_cycle_error, "BEST", (2, 100))
